@@ -45,7 +45,7 @@ class _AgentEventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     SERVICE_DELETED: _AgentEventType.ValueType  # 12
 
 class AgentEventType(_AgentEventType, metaclass=_AgentEventTypeEnumTypeWrapper):
-    """Values of flow.AgentEventType; numbers and names are the wire contract."""
+    """Kinds of agent events; not the numbers of the datapath's monitor."""
 
 AGENT_EVENT_UNKNOWN: AgentEventType.ValueType  # 0
 AGENT_STARTED: AgentEventType.ValueType  # 2
@@ -72,7 +72,7 @@ class _AuthTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     TEST_ALWAYS_FAIL: _AuthType.ValueType  # 2
 
 class AuthType(_AuthType, metaclass=_AuthTypeEnumTypeWrapper):
-    """Values of flow.AuthType; numbers and names are the wire contract."""
+    """How the peers of a connection were authenticated."""
 
 DISABLED: AuthType.ValueType  # 0
 SPIRE: AuthType.ValueType  # 1
@@ -96,7 +96,7 @@ class _DebugCapturePointEnumTypeWrapper(google.protobuf.internal.enum_type_wrapp
     DBG_CAPTURE_SNAT_POST: _DebugCapturePoint.ValueType  # 11
 
 class DebugCapturePoint(_DebugCapturePoint, metaclass=_DebugCapturePointEnumTypeWrapper):
-    """Values of flow.DebugCapturePoint; numbers and names are the wire contract."""
+    """Where in the datapath a packet was captured."""
 
 DBG_CAPTURE_POINT_UNKNOWN: DebugCapturePoint.ValueType  # 0
 DBG_CAPTURE_DELIVERY: DebugCapturePoint.ValueType  # 4
@@ -186,7 +186,7 @@ class _DebugEventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     DBG_LB6_LOOPBACK_SNAT_REV: _DebugEventType.ValueType  # 68
 
 class DebugEventType(_DebugEventType, metaclass=_DebugEventTypeEnumTypeWrapper):
-    """Values of flow.DebugEventType; numbers and names are the wire contract."""
+    """Kinds of debug messages."""
 
 DBG_EVENT_UNKNOWN: DebugEventType.ValueType  # 0
 DBG_GENERIC: DebugEventType.ValueType  # 1
@@ -343,7 +343,7 @@ class _DropReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     DROP_PUNT_PROXY: _DropReason.ValueType  # 205
 
 class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper):
-    """Values of flow.DropReason; numbers and names are the wire contract."""
+    """Why a packet was dropped; the numbers are those of the datapath."""
 
 DROP_REASON_UNKNOWN: DropReason.ValueType  # 0
 INVALID_SOURCE_MAC: DropReason.ValueType  # 130
@@ -434,7 +434,7 @@ class _EventTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     RecordLost: _EventType.ValueType  # 2
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
-    """Values of flow.EventType; numbers and names are the wire contract."""
+    """Kinds of records of the kernel's event buffer."""
 
 UNKNOWN: EventType.ValueType  # 0
 EventSample: EventType.ValueType  # 9
@@ -453,7 +453,7 @@ class _FlowTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     SOCK: _FlowType.ValueType  # 3
 
 class FlowType(_FlowType, metaclass=_FlowTypeEnumTypeWrapper):
-    """Values of flow.FlowType; numbers and names are the wire contract."""
+    """Which layer a flow describes."""
 
 UNKNOWN_TYPE: FlowType.ValueType  # 0
 L3_L4: FlowType.ValueType  # 1
@@ -472,7 +472,7 @@ class _IPVersionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     IPv6: _IPVersion.ValueType  # 2
 
 class IPVersion(_IPVersion, metaclass=_IPVersionEnumTypeWrapper):
-    """Values of flow.IPVersion; numbers and names are the wire contract."""
+    """Version of the IP header; 0 for packets without one."""
 
 IP_NOT_USED: IPVersion.ValueType  # 0
 IPv4: IPVersion.ValueType  # 1
@@ -491,7 +491,7 @@ class _L7FlowTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     SAMPLE: _L7FlowType.ValueType  # 3
 
 class L7FlowType(_L7FlowType, metaclass=_L7FlowTypeEnumTypeWrapper):
-    """Values of flow.L7FlowType; numbers and names are the wire contract."""
+    """Whether a layer 7 event is a request or a response."""
 
 UNKNOWN_L7_TYPE: L7FlowType.ValueType  # 0
 REQUEST: L7FlowType.ValueType  # 1
@@ -511,7 +511,7 @@ class _LostEventSourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     HUBBLE_RING_BUFFER: _LostEventSource.ValueType  # 3
 
 class LostEventSource(_LostEventSource, metaclass=_LostEventSourceEnumTypeWrapper):
-    """Values of flow.LostEventSource; numbers and names are the wire contract."""
+    """The buffer that overflowed: the kernel's, the queue behind it, or the flow store."""
 
 UNKNOWN_LOST_EVENT_SOURCE: LostEventSource.ValueType  # 0
 PERF_EVENT_RING_BUFFER: LostEventSource.ValueType  # 1
@@ -532,7 +532,7 @@ class _SocketTranslationPointEnumTypeWrapper(google.protobuf.internal.enum_type_
     SOCK_XLATE_POINT_POST_DIRECTION_REV: _SocketTranslationPoint.ValueType  # 4
 
 class SocketTranslationPoint(_SocketTranslationPoint, metaclass=_SocketTranslationPointEnumTypeWrapper):
-    """Values of flow.SocketTranslationPoint; numbers and names are the wire contract."""
+    """Where a service address was translated in a socket call."""
 
 SOCK_XLATE_POINT_UNKNOWN: SocketTranslationPoint.ValueType  # 0
 SOCK_XLATE_POINT_PRE_DIRECTION_FWD: SocketTranslationPoint.ValueType  # 1
@@ -564,7 +564,7 @@ class _TraceObservationPointEnumTypeWrapper(google.protobuf.internal.enum_type_w
     TO_CRYPTO: _TraceObservationPoint.ValueType  # 13
 
 class TraceObservationPoint(_TraceObservationPoint, metaclass=_TraceObservationPointEnumTypeWrapper):
-    """Values of flow.TraceObservationPoint; numbers and names are the wire contract."""
+    """Where a packet was seen; the datapath's numbers, except TO_ENDPOINT (there 0)."""
 
 UNKNOWN_POINT: TraceObservationPoint.ValueType  # 0
 TO_PROXY: TraceObservationPoint.ValueType  # 1
@@ -600,7 +600,7 @@ class _TraceReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ENCRYPT_OVERLAY: _TraceReason.ValueType  # 8
 
 class TraceReason(_TraceReason, metaclass=_TraceReasonEnumTypeWrapper):
-    """Values of flow.TraceReason; numbers and names are the wire contract."""
+    """State of the connection of a traced packet."""
 
 TRACE_REASON_UNKNOWN: TraceReason.ValueType  # 0
 NEW: TraceReason.ValueType  # 1
@@ -624,7 +624,7 @@ class _TrafficDirectionEnumTypeWrapper(google.protobuf.internal.enum_type_wrappe
     EGRESS: _TrafficDirection.ValueType  # 2
 
 class TrafficDirection(_TrafficDirection, metaclass=_TrafficDirectionEnumTypeWrapper):
-    """Values of flow.TrafficDirection; numbers and names are the wire contract."""
+    """Direction of the connection as its local endpoint sees it."""
 
 TRAFFIC_DIRECTION_UNKNOWN: TrafficDirection.ValueType  # 0
 INGRESS: TrafficDirection.ValueType  # 1
@@ -647,7 +647,7 @@ class _VerdictEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     TRANSLATED: _Verdict.ValueType  # 7
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """Values of flow.Verdict; numbers and names are the wire contract."""
+    """What became of a packet."""
 
 VERDICT_UNKNOWN: Verdict.ValueType  # 0
 FORWARDED: Verdict.ValueType  # 1
@@ -661,7 +661,7 @@ Global___Verdict: typing_extensions.TypeAlias = Verdict
 
 @typing.final
 class AgentEvent(google.protobuf.message.Message):
-    """Wire message flow.AgentEvent."""
+    """Something that happened to a node's agent rather than to a packet."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -712,7 +712,7 @@ Global___AgentEvent: typing_extensions.TypeAlias = AgentEvent
 
 @typing.final
 class AgentEventUnknown(google.protobuf.message.Message):
-    """Wire message flow.AgentEventUnknown."""
+    """An agent event of a kind this API does not know, as text."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -732,7 +732,7 @@ Global___AgentEventUnknown: typing_extensions.TypeAlias = AgentEventUnknown
 
 @typing.final
 class Aggregate(google.protobuf.message.Message):
-    """Wire message flow.Aggregate."""
+    """How many flows a record stands for when flows are aggregated."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -755,7 +755,7 @@ Global___Aggregate: typing_extensions.TypeAlias = Aggregate
 
 @typing.final
 class CiliumEventType(google.protobuf.message.Message):
-    """Wire message flow.CiliumEventType."""
+    """Kind of event and its sub kind: a trace point for traces, a drop reason for drops."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -775,7 +775,7 @@ Global___CiliumEventType: typing_extensions.TypeAlias = CiliumEventType
 
 @typing.final
 class DNS(google.protobuf.message.Message):
-    """Wire message flow.DNS."""
+    """A DNS query or answer as a proxy saw it."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -817,7 +817,7 @@ Global___DNS: typing_extensions.TypeAlias = DNS
 
 @typing.final
 class DebugEvent(google.protobuf.message.Message):
-    """Wire message flow.DebugEvent."""
+    """A debug message of the datapath."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -862,7 +862,7 @@ Global___DebugEvent: typing_extensions.TypeAlias = DebugEvent
 
 @typing.final
 class Emitter(google.protobuf.message.Message):
-    """Wire message flow.Emitter."""
+    """The program that wrote a flow."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -919,7 +919,7 @@ Global___Endpoint: typing_extensions.TypeAlias = Endpoint
 
 @typing.final
 class EndpointRegenNotification(google.protobuf.message.Message):
-    """Wire message flow.EndpointRegenNotification."""
+    """An endpoint's programs were built anew, or could not be."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -943,7 +943,7 @@ Global___EndpointRegenNotification: typing_extensions.TypeAlias = EndpointRegenN
 
 @typing.final
 class EndpointUpdateNotification(google.protobuf.message.Message):
-    """Wire message flow.EndpointUpdateNotification."""
+    """An endpoint appeared or went away."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -973,7 +973,7 @@ Global___EndpointUpdateNotification: typing_extensions.TypeAlias = EndpointUpdat
 
 @typing.final
 class Ethernet(google.protobuf.message.Message):
-    """Wire message flow.Ethernet."""
+    """Hardware addresses, as six bytes in hexadecimal with colons."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -993,7 +993,7 @@ Global___Ethernet: typing_extensions.TypeAlias = Ethernet
 
 @typing.final
 class EventTypeFilter(google.protobuf.message.Message):
-    """Wire message flow.EventTypeFilter."""
+    """Selects a kind of event; the sub kind counts only if match_sub_type is set."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1016,7 +1016,7 @@ Global___EventTypeFilter: typing_extensions.TypeAlias = EventTypeFilter
 
 @typing.final
 class FileInfo(google.protobuf.message.Message):
-    """Wire message flow.FileInfo."""
+    """Source file and line of the datapath that dropped a packet."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1103,6 +1103,7 @@ class Flow(google.protobuf.message.Message):
     socket_cookie: builtins.int
     cgroup_id: builtins.int
     Summary: builtins.str
+    """The text that clients print; deprecated on the wire, yet always filled."""
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     @property
@@ -1138,7 +1139,9 @@ class Flow(google.protobuf.message.Message):
     @property
     def ip_trace_id(self) -> Global___IPTraceID: ...
     @property
-    def is_reply(self) -> google.protobuf.wrappers_pb2.BoolValue: ...
+    def is_reply(self) -> google.protobuf.wrappers_pb2.BoolValue:
+        """Absent: unknown, such as for a packet that was dropped before its connection was looked up."""
+
     @property
     def interface(self) -> Global___NetworkInterface: ...
     @property
@@ -1219,7 +1222,7 @@ class FlowFilter(google.protobuf.message.Message):
 
     @typing.final
     class Experimental(google.protobuf.message.Message):
-        """Wire message flow.FlowFilter.Experimental."""
+        """Conditions without a promise of stability."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1408,7 +1411,7 @@ Global___FlowFilter: typing_extensions.TypeAlias = FlowFilter
 
 @typing.final
 class HTTP(google.protobuf.message.Message):
-    """Wire message flow.HTTP."""
+    """An HTTP request, or a response when the code is not zero."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1438,7 +1441,7 @@ Global___HTTP: typing_extensions.TypeAlias = HTTP
 
 @typing.final
 class HTTPHeader(google.protobuf.message.Message):
-    """Wire message flow.HTTPHeader."""
+    """One header of a request or response."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1458,7 +1461,7 @@ Global___HTTPHeader: typing_extensions.TypeAlias = HTTPHeader
 
 @typing.final
 class ICMPv4(google.protobuf.message.Message):
-    """Wire message flow.ICMPv4."""
+    """Type and code of an ICMP message."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1478,7 +1481,7 @@ Global___ICMPv4: typing_extensions.TypeAlias = ICMPv4
 
 @typing.final
 class ICMPv6(google.protobuf.message.Message):
-    """Wire message flow.ICMPv6."""
+    """Type and code of an ICMPv6 message."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1498,7 +1501,7 @@ Global___ICMPv6: typing_extensions.TypeAlias = ICMPv6
 
 @typing.final
 class IGMP(google.protobuf.message.Message):
-    """Wire message flow.IGMP."""
+    """Type and group of an IGMP message."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1518,7 +1521,7 @@ Global___IGMP: typing_extensions.TypeAlias = IGMP
 
 @typing.final
 class IP(google.protobuf.message.Message):
-    """Wire message flow.IP."""
+    """Addresses as text; source_xlated is what the source became by translation."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1547,7 +1550,7 @@ Global___IP: typing_extensions.TypeAlias = IP
 
 @typing.final
 class IPCacheNotification(google.protobuf.message.Message):
-    """Wire message flow.IPCacheNotification."""
+    """The identity of an address or prefix changed."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1587,7 +1590,7 @@ Global___IPCacheNotification: typing_extensions.TypeAlias = IPCacheNotification
 
 @typing.final
 class IPTraceID(google.protobuf.message.Message):
-    """Wire message flow.IPTraceID."""
+    """A trace number carried in an IP option."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1607,7 +1610,7 @@ Global___IPTraceID: typing_extensions.TypeAlias = IPTraceID
 
 @typing.final
 class Kafka(google.protobuf.message.Message):
-    """Wire message flow.Kafka."""
+    """A Kafka request or response."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1636,7 +1639,7 @@ Global___Kafka: typing_extensions.TypeAlias = Kafka
 
 @typing.final
 class Layer4(google.protobuf.message.Message):
-    """Wire message flow.Layer4."""
+    """The transport header of the packet."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1680,7 +1683,7 @@ Global___Layer4: typing_extensions.TypeAlias = Layer4
 
 @typing.final
 class Layer7(google.protobuf.message.Message):
-    """Wire message flow.Layer7."""
+    """A request or response as a proxy saw it; latency in nanoseconds, of responses only."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1747,7 +1750,7 @@ Global___LostEvent: typing_extensions.TypeAlias = LostEvent
 
 @typing.final
 class NetworkInterface(google.protobuf.message.Message):
-    """Wire message flow.NetworkInterface."""
+    """An interface of the node that saw the packet."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1797,7 +1800,7 @@ Global___Policy: typing_extensions.TypeAlias = Policy
 
 @typing.final
 class PolicyUpdateNotification(google.protobuf.message.Message):
-    """Wire message flow.PolicyUpdateNotification."""
+    """The set of policies changed."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1821,7 +1824,7 @@ Global___PolicyUpdateNotification: typing_extensions.TypeAlias = PolicyUpdateNot
 
 @typing.final
 class SCTP(google.protobuf.message.Message):
-    """Wire message flow.SCTP."""
+    """Ports of an SCTP packet."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1841,7 +1844,7 @@ Global___SCTP: typing_extensions.TypeAlias = SCTP
 
 @typing.final
 class Service(google.protobuf.message.Message):
-    """Wire message flow.Service."""
+    """A service by name and namespace."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1861,7 +1864,7 @@ Global___Service: typing_extensions.TypeAlias = Service
 
 @typing.final
 class ServiceDeleteNotification(google.protobuf.message.Message):
-    """Wire message flow.ServiceDeleteNotification."""
+    """A service went away."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1878,7 +1881,7 @@ Global___ServiceDeleteNotification: typing_extensions.TypeAlias = ServiceDeleteN
 
 @typing.final
 class ServiceUpsertNotification(google.protobuf.message.Message):
-    """Wire message flow.ServiceUpsertNotification."""
+    """A service appeared or changed."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1922,7 +1925,7 @@ Global___ServiceUpsertNotification: typing_extensions.TypeAlias = ServiceUpsertN
 
 @typing.final
 class ServiceUpsertNotificationAddr(google.protobuf.message.Message):
-    """Wire message flow.ServiceUpsertNotificationAddr."""
+    """Address and port of a frontend or backend."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1942,7 +1945,7 @@ Global___ServiceUpsertNotificationAddr: typing_extensions.TypeAlias = ServiceUps
 
 @typing.final
 class TCP(google.protobuf.message.Message):
-    """Wire message flow.TCP."""
+    """Ports and flags of a TCP segment."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1967,7 +1970,7 @@ Global___TCP: typing_extensions.TypeAlias = TCP
 
 @typing.final
 class TCPFlags(google.protobuf.message.Message):
-    """Wire message flow.TCPFlags."""
+    """The flags that are set; in a filter, the flags that must be set."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -2008,7 +2011,7 @@ Global___TCPFlags: typing_extensions.TypeAlias = TCPFlags
 
 @typing.final
 class TimeNotification(google.protobuf.message.Message):
-    """Wire message flow.TimeNotification."""
+    """A moment in the life of an agent."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -2027,7 +2030,7 @@ Global___TimeNotification: typing_extensions.TypeAlias = TimeNotification
 
 @typing.final
 class TraceContext(google.protobuf.message.Message):
-    """Wire message flow.TraceContext."""
+    """Trace context taken from a request."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -2046,7 +2049,7 @@ Global___TraceContext: typing_extensions.TypeAlias = TraceContext
 
 @typing.final
 class TraceParent(google.protobuf.message.Message):
-    """Wire message flow.TraceParent."""
+    """The caller's trace, by its number in hexadecimal."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -2063,7 +2066,7 @@ Global___TraceParent: typing_extensions.TypeAlias = TraceParent
 
 @typing.final
 class Tunnel(google.protobuf.message.Message):
-    """Wire message flow.Tunnel."""
+    """The outer headers of an encapsulated packet."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -2078,7 +2081,7 @@ class Tunnel(google.protobuf.message.Message):
         GENEVE: Tunnel._Protocol.ValueType  # 2
 
     class Protocol(_Protocol, metaclass=_ProtocolEnumTypeWrapper):
-        """Values of flow.Tunnel.Protocol; numbers and names are the wire contract."""
+        """Kind of encapsulation."""
 
     UNKNOWN: Tunnel.Protocol.ValueType  # 0
     VXLAN: Tunnel.Protocol.ValueType  # 1
@@ -2109,7 +2112,7 @@ Global___Tunnel: typing_extensions.TypeAlias = Tunnel
 
 @typing.final
 class UDP(google.protobuf.message.Message):
-    """Wire message flow.UDP."""
+    """Ports of a UDP datagram."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -2129,7 +2132,7 @@ Global___UDP: typing_extensions.TypeAlias = UDP
 
 @typing.final
 class VRRP(google.protobuf.message.Message):
-    """Wire message flow.VRRP."""
+    """Fields of a VRRP message."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -2152,7 +2155,7 @@ Global___VRRP: typing_extensions.TypeAlias = VRRP
 
 @typing.final
 class Workload(google.protobuf.message.Message):
-    """Wire message flow.Workload."""
+    """What owns a pod, such as a Deployment; in a filter, an empty part matches anything."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -29,7 +29,7 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class ExportEvent(google.protobuf.message.Message):
-    """Wire message observer.ExportEvent."""
+    """One line of an exported file: a response of any stream."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -72,7 +72,7 @@ Global___ExportEvent: typing_extensions.TypeAlias = ExportEvent
 
 @typing.final
 class GetAgentEventsRequest(google.protobuf.message.Message):
-    """Wire message observer.GetAgentEventsRequest."""
+    """Query for agent events; see GetFlowsRequest for count and times."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -104,7 +104,7 @@ Global___GetAgentEventsRequest: typing_extensions.TypeAlias = GetAgentEventsRequ
 
 @typing.final
 class GetAgentEventsResponse(google.protobuf.message.Message):
-    """Wire message observer.GetAgentEventsResponse."""
+    """One agent event with its node and time."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -130,7 +130,7 @@ Global___GetAgentEventsResponse: typing_extensions.TypeAlias = GetAgentEventsRes
 
 @typing.final
 class GetDebugEventsRequest(google.protobuf.message.Message):
-    """Wire message observer.GetDebugEventsRequest."""
+    """Query for debug events; see GetFlowsRequest for count and times."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -162,7 +162,7 @@ Global___GetDebugEventsRequest: typing_extensions.TypeAlias = GetDebugEventsRequ
 
 @typing.final
 class GetDebugEventsResponse(google.protobuf.message.Message):
-    """Wire message observer.GetDebugEventsResponse."""
+    """One debug event with its node and time."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -194,7 +194,7 @@ class GetFlowsRequest(google.protobuf.message.Message):
 
     @typing.final
     class Experimental(google.protobuf.message.Message):
-        """Wire message observer.GetFlowsRequest.Experimental."""
+        """Options without a promise of stability; none at present."""
 
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -285,7 +285,7 @@ Global___GetFlowsResponse: typing_extensions.TypeAlias = GetFlowsResponse
 
 @typing.final
 class GetNamespacesResponse(google.protobuf.message.Message):
-    """Wire message observer.GetNamespacesResponse."""
+    """Namespaces seen in flows, ordered by cluster and name."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -303,7 +303,7 @@ Global___GetNamespacesResponse: typing_extensions.TypeAlias = GetNamespacesRespo
 
 @typing.final
 class GetNodesResponse(google.protobuf.message.Message):
-    """Wire message observer.GetNodesResponse."""
+    """The nodes behind a relay."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -321,7 +321,7 @@ Global___GetNodesResponse: typing_extensions.TypeAlias = GetNodesResponse
 
 @typing.final
 class Namespace(google.protobuf.message.Message):
-    """Wire message observer.Namespace."""
+    """A namespace of a cluster."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -341,7 +341,7 @@ Global___Namespace: typing_extensions.TypeAlias = Namespace
 
 @typing.final
 class Node(google.protobuf.message.Message):
-    """Wire message observer.Node."""
+    """A node with its state and the fill level of its flow store; uptime in nanoseconds."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -429,7 +429,7 @@ Global___ServerStatusResponse: typing_extensions.TypeAlias = ServerStatusRespons
 
 @typing.final
 class TLS(google.protobuf.message.Message):
-    """Wire message observer.TLS."""
+    """Whether a node is reached by TLS, and the name expected in its certificate."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -449,7 +449,7 @@ Global___TLS: typing_extensions.TypeAlias = TLS
 
 @typing.final
 class GetNodesRequest(google.protobuf.message.Message):
-    """Wire message observer.GetNodesRequest."""
+    """Asks for all nodes."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -461,7 +461,7 @@ Global___GetNodesRequest: typing_extensions.TypeAlias = GetNodesRequest
 
 @typing.final
 class GetNamespacesRequest(google.protobuf.message.Message):
-    """Wire message observer.GetNamespacesRequest."""
+    """Asks for all namespaces."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -473,7 +473,7 @@ Global___GetNamespacesRequest: typing_extensions.TypeAlias = GetNamespacesReques
 
 @typing.final
 class ServerStatusRequest(google.protobuf.message.Message):
-    """Wire message observer.ServerStatusRequest."""
+    """Asks for the state of the server."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -72,37 +72,43 @@ class ObserverServicer(object):
     """
 
     def GetFlows(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Streams matching flows, oldest first; with follow it goes on until the caller ends it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAgentEvents(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Streams events of the agents; UNIMPLEMENTED where none are recorded.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDebugEvents(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Streams debug messages of the datapath; UNIMPLEMENTED where none are recorded.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetNodes(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists the nodes behind a relay; UNIMPLEMENTED on a node.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetNamespaces(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists the namespaces seen in recent flows.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerStatus(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns fill level, age and rate of the flow store.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

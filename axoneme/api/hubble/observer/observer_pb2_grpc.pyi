@@ -184,16 +184,22 @@ class ObserverStub(typing.Generic[_ObserverGetFlowsType, _ObserverGetAgentEvents
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetFlows: _ObserverGetFlowsType
+    """Streams matching flows, oldest first; with follow it goes on until the caller ends it."""
 
     GetAgentEvents: _ObserverGetAgentEventsType
+    """Streams events of the agents; UNIMPLEMENTED where none are recorded."""
 
     GetDebugEvents: _ObserverGetDebugEventsType
+    """Streams debug messages of the datapath; UNIMPLEMENTED where none are recorded."""
 
     GetNodes: _ObserverGetNodesType
+    """Lists the nodes behind a relay; UNIMPLEMENTED on a node."""
 
     GetNamespaces: _ObserverGetNamespacesType
+    """Lists the namespaces seen in recent flows."""
 
     ServerStatus: _ObserverServerStatusType
+    """Returns fill level, age and rate of the flow store."""
 
 ObserverAsyncStub: typing_extensions.TypeAlias = ObserverStub[
     grpc.aio.UnaryStreamMultiCallable[
@@ -230,41 +236,47 @@ class ObserverServicer(metaclass=abc.ABCMeta):
         self,
         request: axoneme.api.hubble.observer.observer_pb2.GetFlowsRequest,
         context: _ServicerContext,
-    ) -> typing.Union[collections.abc.Iterator[axoneme.api.hubble.observer.observer_pb2.GetFlowsResponse], collections.abc.AsyncIterator[axoneme.api.hubble.observer.observer_pb2.GetFlowsResponse]]: ...
+    ) -> typing.Union[collections.abc.Iterator[axoneme.api.hubble.observer.observer_pb2.GetFlowsResponse], collections.abc.AsyncIterator[axoneme.api.hubble.observer.observer_pb2.GetFlowsResponse]]:
+        """Streams matching flows, oldest first; with follow it goes on until the caller ends it."""
 
     @abc.abstractmethod
     def GetAgentEvents(
         self,
         request: axoneme.api.hubble.observer.observer_pb2.GetAgentEventsRequest,
         context: _ServicerContext,
-    ) -> typing.Union[collections.abc.Iterator[axoneme.api.hubble.observer.observer_pb2.GetAgentEventsResponse], collections.abc.AsyncIterator[axoneme.api.hubble.observer.observer_pb2.GetAgentEventsResponse]]: ...
+    ) -> typing.Union[collections.abc.Iterator[axoneme.api.hubble.observer.observer_pb2.GetAgentEventsResponse], collections.abc.AsyncIterator[axoneme.api.hubble.observer.observer_pb2.GetAgentEventsResponse]]:
+        """Streams events of the agents; UNIMPLEMENTED where none are recorded."""
 
     @abc.abstractmethod
     def GetDebugEvents(
         self,
         request: axoneme.api.hubble.observer.observer_pb2.GetDebugEventsRequest,
         context: _ServicerContext,
-    ) -> typing.Union[collections.abc.Iterator[axoneme.api.hubble.observer.observer_pb2.GetDebugEventsResponse], collections.abc.AsyncIterator[axoneme.api.hubble.observer.observer_pb2.GetDebugEventsResponse]]: ...
+    ) -> typing.Union[collections.abc.Iterator[axoneme.api.hubble.observer.observer_pb2.GetDebugEventsResponse], collections.abc.AsyncIterator[axoneme.api.hubble.observer.observer_pb2.GetDebugEventsResponse]]:
+        """Streams debug messages of the datapath; UNIMPLEMENTED where none are recorded."""
 
     @abc.abstractmethod
     def GetNodes(
         self,
         request: axoneme.api.hubble.observer.observer_pb2.GetNodesRequest,
         context: _ServicerContext,
-    ) -> typing.Union[axoneme.api.hubble.observer.observer_pb2.GetNodesResponse, collections.abc.Awaitable[axoneme.api.hubble.observer.observer_pb2.GetNodesResponse]]: ...
+    ) -> typing.Union[axoneme.api.hubble.observer.observer_pb2.GetNodesResponse, collections.abc.Awaitable[axoneme.api.hubble.observer.observer_pb2.GetNodesResponse]]:
+        """Lists the nodes behind a relay; UNIMPLEMENTED on a node."""
 
     @abc.abstractmethod
     def GetNamespaces(
         self,
         request: axoneme.api.hubble.observer.observer_pb2.GetNamespacesRequest,
         context: _ServicerContext,
-    ) -> typing.Union[axoneme.api.hubble.observer.observer_pb2.GetNamespacesResponse, collections.abc.Awaitable[axoneme.api.hubble.observer.observer_pb2.GetNamespacesResponse]]: ...
+    ) -> typing.Union[axoneme.api.hubble.observer.observer_pb2.GetNamespacesResponse, collections.abc.Awaitable[axoneme.api.hubble.observer.observer_pb2.GetNamespacesResponse]]:
+        """Lists the namespaces seen in recent flows."""
 
     @abc.abstractmethod
     def ServerStatus(
         self,
         request: axoneme.api.hubble.observer.observer_pb2.ServerStatusRequest,
         context: _ServicerContext,
-    ) -> typing.Union[axoneme.api.hubble.observer.observer_pb2.ServerStatusResponse, collections.abc.Awaitable[axoneme.api.hubble.observer.observer_pb2.ServerStatusResponse]]: ...
+    ) -> typing.Union[axoneme.api.hubble.observer.observer_pb2.ServerStatusResponse, collections.abc.Awaitable[axoneme.api.hubble.observer.observer_pb2.ServerStatusResponse]]:
+        """Returns fill level, age and rate of the flow store."""
 
 def add_ObserverServicer_to_server(servicer: ObserverServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

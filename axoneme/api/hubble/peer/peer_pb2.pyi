@@ -32,7 +32,7 @@ class _ChangeNotificationTypeEnumTypeWrapper(google.protobuf.internal.enum_type_
     PEER_UPDATED: _ChangeNotificationType.ValueType  # 3
 
 class ChangeNotificationType(_ChangeNotificationType, metaclass=_ChangeNotificationTypeEnumTypeWrapper):
-    """Values of peer.ChangeNotificationType; numbers and names are the wire contract."""
+    """What happened to a peer."""
 
 UNKNOWN: ChangeNotificationType.ValueType  # 0
 PEER_ADDED: ChangeNotificationType.ValueType  # 1
@@ -70,7 +70,7 @@ Global___ChangeNotification: typing_extensions.TypeAlias = ChangeNotification
 
 @typing.final
 class TLS(google.protobuf.message.Message):
-    """Wire message peer.TLS."""
+    """Name expected in the peer's certificate."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -87,7 +87,7 @@ Global___TLS: typing_extensions.TypeAlias = TLS
 
 @typing.final
 class NotifyRequest(google.protobuf.message.Message):
-    """Wire message peer.NotifyRequest."""
+    """Asks for all peers and their changes."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

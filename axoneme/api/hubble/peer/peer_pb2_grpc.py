@@ -47,7 +47,8 @@ class PeerServicer(object):
     """
 
     def Notify(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Streams all peers as added, then changes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

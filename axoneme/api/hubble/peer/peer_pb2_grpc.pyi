@@ -64,6 +64,7 @@ class PeerStub(typing.Generic[_PeerNotifyType]):
     ], channel: grpc.aio.Channel) -> None: ...
 
     Notify: _PeerNotifyType
+    """Streams all peers as added, then changes."""
 
 PeerAsyncStub: typing_extensions.TypeAlias = PeerStub[
     grpc.aio.UnaryStreamMultiCallable[
@@ -80,6 +81,7 @@ class PeerServicer(metaclass=abc.ABCMeta):
         self,
         request: axoneme.api.hubble.peer.peer_pb2.NotifyRequest,
         context: _ServicerContext,
-    ) -> typing.Union[collections.abc.Iterator[axoneme.api.hubble.peer.peer_pb2.ChangeNotification], collections.abc.AsyncIterator[axoneme.api.hubble.peer.peer_pb2.ChangeNotification]]: ...
+    ) -> typing.Union[collections.abc.Iterator[axoneme.api.hubble.peer.peer_pb2.ChangeNotification], collections.abc.AsyncIterator[axoneme.api.hubble.peer.peer_pb2.ChangeNotification]]:
+        """Streams all peers as added, then changes."""
 
 def add_PeerServicer_to_server(servicer: PeerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

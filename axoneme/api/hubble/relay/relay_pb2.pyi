@@ -35,7 +35,7 @@ class _NodeStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     NODE_ERROR: _NodeState.ValueType  # 4
 
 class NodeState(_NodeState, metaclass=_NodeStateEnumTypeWrapper):
-    """Values of relay.NodeState; numbers and names are the wire contract."""
+    """Reachability of a node."""
 
 UNKNOWN_NODE_STATE: NodeState.ValueType  # 0
 NODE_CONNECTED: NodeState.ValueType  # 1
