@@ -1,0 +1,338 @@
+"""Layout of every BPF map and of the event record: dataclasses on one side, bytes of the kernel on the other.
+
+The only place where ports change between host order (Python) and network order (maps), and where IPv4 becomes
+::ffff:a.b.c.d. Field names, sizes and offsets equal those of shim/bpf/structs.h; tests/bpf/test_layout.py
+reads them out of the compiled object and compares. Other numbers are in host byte order.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from dataclasses import astuple, dataclass
+from typing import ClassVar, Final, Self, TypeAlias
+
+from axoneme.lib.bpf.kinds import NO_PREALLOC, MapKind, MapSpec
+from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, PortBlock
+
+SCHEMA_VERSION: Final = 1
+"""Part of the pin path (`v1`): a map's definition changes only together with this number."""
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+_MAPPED_BITS: Final = 96
+NO_ADDRESS: Final = bytes(16)
+
+# EndpointEntry.flags
+ENDPOINT_AUDIT: Final = 1
+# PolicyEntry.flags
+ENTRY_AUDIT: Final = 1
+ENTRY_DEFAULT_ALLOW: Final = 2
+# CtEntry.flags
+CT_REPLY_SEEN, CT_AUDIT, CT_LEARNED = 1, 2, 4
+# Metrics: index = (direction - 1) * 256 + drop reason, reason 0 = forwarded; one slot for events lost.
+METRIC_REASONS: Final = 256
+METRIC_LOST_EVENTS: Final = 2 * METRIC_REASONS
+METRIC_SLOTS: Final = METRIC_LOST_EVENTS + 1
+
+
+def address_bytes(address: Address | str) -> bytes:
+    """The 16 bytes of an address; IPv4 is mapped."""
+    parsed = ipaddress.ip_address(address)
+    return parsed.packed if parsed.version == 6 else _MAPPED + parsed.packed
+
+
+def address_from_bytes(raw: bytes) -> Address:
+    """The address of 16 bytes, IPv4 when it is a mapped one."""
+    if raw.startswith(_MAPPED):
+        return ipaddress.IPv4Address(raw[12:])
+    return ipaddress.IPv6Address(raw)
+
+
+def is_host_route(network: Network) -> bool:
+    """Whether the prefix is one address and so belongs in `axoneme_ipexact` rather than in the trie."""
+    return network.prefixlen == network.max_prefixlen
+
+
+class Record:
+    """A fixed-size struct; `FORMAT` follows the dataclass fields in order and names the padding."""
+
+    __slots__ = ()
+    FORMAT: ClassVar[struct.Struct]
+
+    def pack(self) -> bytes:
+        return self.FORMAT.pack(*astuple(self))  # type: ignore[call-overload]
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Self:
+        return cls(*cls.FORMAT.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointEntry(Record):
+    """Value of `axoneme_ep`, by ifindex. A family that the endpoint lacks has an address of zeros."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=HBxII4s16s6s6s")
+    endpoint_id: int
+    flags: int = 0
+    identity: int = 0
+    policy_generation: int = 0
+    ipv4: bytes = bytes(4)
+    ipv6: bytes = bytes(16)
+    mac: bytes = bytes(6)
+    host_mac: bytes = bytes(6)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyKey(Record):
+    """Key of an inner policy map; the prefix counts identity 32, direction 8, protocol 8, port 16."""
+
+    BASE_BITS: ClassVar[int] = 40
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=IIBB2s")
+    prefix_length: int
+    identity: int
+    direction: int
+    protocol: int
+    port_be: bytes
+
+    @property
+    def port(self) -> int:
+        return int.from_bytes(self.port_be, "big")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry(Record):
+    """Value of an inner policy map. `port_bits`: significant bits of protocol and port, 0, 8 or 8 + n."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=II2sBBB3x")
+    precedence: int
+    cookie: int
+    proxy_port_be: bytes
+    action: int
+    flags: int
+    port_bits: int
+
+    @property
+    def proxy_port(self) -> int:
+        return int.from_bytes(self.proxy_port_be, "big")
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedKey(Record):
+    """Key of `axoneme_learned`: an address that one endpoint learned from DNS."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=I16s")
+    endpoint_id: int
+    address: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedEntry(Record):
+    """Value of `axoneme_learned`; expiry in ns of CLOCK_BOOTTIME."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=I4xQ")
+    identity: int
+    expiry_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class IpcacheKey(Record):
+    """Key of `axoneme_ipcache`; IPv4 prefixes are 96 bits longer."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=I16s")
+    prefix_length: int
+    address: bytes
+
+    @classmethod
+    def of(cls, network: Network | str) -> IpcacheKey:
+        parsed = ipaddress.ip_network(network)
+        extra = _MAPPED_BITS if parsed.version == 4 else 0
+        return cls(parsed.prefixlen + extra, address_bytes(parsed.network_address))
+
+    def network(self) -> Network:
+        if self.address.startswith(_MAPPED) and self.prefix_length >= _MAPPED_BITS:
+            return ipaddress.IPv4Network((self.address[12:], self.prefix_length - _MAPPED_BITS))
+        return ipaddress.IPv6Network((self.address, self.prefix_length))
+
+
+@dataclass(frozen=True, slots=True)
+class IpcacheEntry(Record):
+    """Value of `axoneme_ipcache` and `axoneme_ipexact`."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=II16sB3x")
+    identity: int
+    flags: int = 0
+    tunnel_endpoint: bytes = NO_ADDRESS
+    encrypt_key: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CtKey(Record):
+    """Key of `axoneme_ct`: tuple of a connection's first packet. ICMP: source port = id, other = type."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=16s16s2s2sBBH")
+    source: bytes
+    destination: bytes
+    source_port_be: bytes
+    destination_port_be: bytes
+    protocol: int
+    direction: int
+    endpoint_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CtEntry(Record):
+    """Value of `axoneme_ct`; last_seen in ns of CLOCK_MONOTONIC, at a resolution of a second."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=QIIIBBBB")
+    last_seen_ns: int
+    policy_generation: int
+    peer_identity: int
+    cookie: int
+    state: int
+    flags: int
+    match_type: int
+    cut_reason: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentKey(Record):
+    """Key of `axoneme_frag`: one datagram on its way past one hook."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=16s16sIBBH")
+    source: bytes
+    destination: bytes
+    fragment_id: int
+    protocol: int
+    direction: int
+    endpoint_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentEntry(Record):
+    """Value of `axoneme_frag`: what only the first fragment carries."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=Q2s2sB3x")
+    last_seen_ns: int
+    source_port_be: bytes
+    destination_port_be: bytes
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class MetricEntry(Record):
+    """Value of `axoneme_metrics`, one per CPU."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=QQ")
+    packets: int
+    octets: int
+
+
+_U32: Final = 4
+_ADDRESS: Final = 16
+
+POLICY_INNER: Final = MapSpec(
+    name="axoneme_pol",
+    kind=MapKind.LPM_TRIE,
+    key_size=PolicyKey.FORMAT.size,
+    value_size=PolicyEntry.FORMAT.size,
+    max_entries=16384,
+    flags=NO_PREALLOC,
+)
+
+
+def _spec(name: str, kind: MapKind, key: int, value: int, size: int, flags: int = 0) -> MapSpec:
+    return MapSpec(name=name, kind=kind, key_size=key, value_size=value, max_entries=size, flags=flags)
+
+
+EP: Final = _spec("axoneme_ep", MapKind.HASH, _U32, EndpointEntry.FORMAT.size, 4096)
+POLICY: Final = MapSpec(
+    name="axoneme_policy",
+    kind=MapKind.HASH_OF_MAPS,
+    key_size=_U32,
+    value_size=_U32,
+    max_entries=4096,
+    inner=POLICY_INNER,
+)
+LEARNED: Final = _spec(
+    "axoneme_learned", MapKind.HASH, LearnedKey.FORMAT.size, LearnedEntry.FORMAT.size, 65536, NO_PREALLOC
+)
+IPEXACT: Final = _spec(
+    "axoneme_ipexact", MapKind.HASH, _ADDRESS, IpcacheEntry.FORMAT.size, 512_000, NO_PREALLOC
+)
+IPCACHE: Final = _spec(
+    "axoneme_ipcache",
+    MapKind.LPM_TRIE,
+    IpcacheKey.FORMAT.size,
+    IpcacheEntry.FORMAT.size,
+    512_000,
+    NO_PREALLOC,
+)
+CT: Final = _spec("axoneme_ct", MapKind.LRU_HASH, CtKey.FORMAT.size, CtEntry.FORMAT.size, 131_072)
+FRAGMENTS: Final = _spec(
+    "axoneme_frag", MapKind.LRU_HASH, FragmentKey.FORMAT.size, FragmentEntry.FORMAT.size, 8192
+)
+METRICS: Final = _spec("axoneme_metrics", MapKind.PERCPU_ARRAY, _U32, MetricEntry.FORMAT.size, METRIC_SLOTS)
+EVENTS: Final = _spec("axoneme_events", MapKind.RINGBUF, 0, 0, 4 << 20)
+
+MAPS: Final[dict[str, MapSpec]] = {
+    spec.name: spec for spec in (EP, POLICY, LEARNED, IPEXACT, IPCACHE, CT, FRAGMENTS, METRICS, EVENTS)
+}
+"""All pinned maps by name, which is also the name of the pin."""
+
+
+def endpoint_key(ifindex: int) -> bytes:
+    """Key of `axoneme_ep`."""
+    return struct.pack("=I", ifindex)
+
+
+def endpoint_key_ifindex(key: bytes) -> int:
+    """The interface of a key of `axoneme_ep`."""
+    return int(struct.unpack("=I", key)[0])
+
+
+def policy_outer_key(endpoint_id: int) -> bytes:
+    """Key of `axoneme_policy`."""
+    return struct.pack("=I", endpoint_id)
+
+
+def policy_key(key: MapKey) -> bytes:
+    """Bytes of a policy map's key."""
+    bits = PolicyKey.BASE_BITS + key.ports.specificity
+    port = key.ports.port.to_bytes(2, "big")
+    return PolicyKey(bits, key.identity, int(key.direction), key.ports.protocol, port).pack()
+
+
+def policy_key_from_bytes(raw: bytes) -> MapKey:
+    """Inverse of `policy_key`."""
+    key = PolicyKey.unpack(raw)
+    bits = key.prefix_length - PolicyKey.BASE_BITS
+    ports = PortBlock(key.protocol, key.port, max(bits - 8, 0)) if bits else PortBlock(0, 0, 0)
+    return MapKey(Direction(key.direction), key.identity, ports)
+
+
+def policy_entry(key: MapKey, entry: MapEntry, *, cookie: int, proxy_port: int = 0) -> bytes:
+    """Bytes of a policy map's value. `cookie` is the node's number of the entry's origins, 0 without any."""
+    flags = ENTRY_AUDIT if entry.audit else 0
+    if entry.precedence == 0 and entry.action is Action.ALLOW and not entry.origins:
+        flags |= ENTRY_DEFAULT_ALLOW
+    return PolicyEntry(
+        entry.precedence,
+        cookie,
+        proxy_port.to_bytes(2, "big"),
+        int(entry.action),
+        flags,
+        key.ports.specificity,
+    ).pack()
+
+
+def metric_key(direction: Direction, reason: int) -> bytes:
+    """Key of `axoneme_metrics`; reason 0 = forwarded."""
+    return struct.pack("=I", (int(direction) - 1) * METRIC_REASONS + reason)
+
+
+def lost_events_key() -> bytes:
+    """Key of the counter of events that found no room in the ring (`packets`)."""
+    return struct.pack("=I", METRIC_LOST_EVENTS)
