@@ -1,0 +1,263 @@
+"""`axoneme policy`: apply, get, delete and list policies; serve. Only a command that calls imports gRPC."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from axoneme.cli.connection import connected
+from axoneme.cli.render import print_json, print_table
+from axoneme.lib import config as configuration
+from axoneme.lib.errors import InvalidArgument, NotFound
+from services.policy.clifaults import print_faults
+from services.policy.config import PolicyConfig
+
+if TYPE_CHECKING:
+    from axoneme.api.policy.v1.policy_pb2 import Policy
+    from axoneme.client import Client
+
+KIND = "CiliumNetworkPolicy"
+_ALIASES = {"cnp": KIND, "ciliumnetworkpolicy": KIND, "ciliumnetworkpolicies": KIND}
+_OUTCOMES = {1: "created", 2: "configured", 3: "unchanged"}
+PAGE_SIZE = 500
+MAX_FILE_BYTES = 256 * 1024
+
+namespace_option = click.option(
+    "-n", "--namespace", default="", help="Namespace (default: as the command says)."
+)
+request_id_option = click.option(
+    "--request-id", default="", help="Repeat a request safely under the same id."
+)
+output_option = click.option(
+    "-o", "--output", type=click.Choice(("table", "yaml", "json")), default="table", show_default=True
+)
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  axoneme policy apply -f examples/policies/allow-frontend.yaml
+  cat policy.yaml | axoneme policy apply -f - --validate-only
+  axoneme policy list -n default
+  axoneme policy get allow-frontend -o yaml
+  axoneme policy delete allow-frontend"""
+)
+def policy() -> None:
+    """Apply, get, delete and list policies; serve the policy service."""
+
+
+@policy.command()
+@configuration.click_options(PolicyConfig)
+def serve(config: PolicyConfig) -> None:
+    """Serve the policy service (gRPC on 4302)."""
+    from services.policy.main import serve as run
+
+    code = run(config)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+@policy.command()
+@click.option("-f", "--filename", required=True, help="YAML or JSON file, or - for standard input.")
+@click.option("--validate-only", "--dry-run", is_flag=True, help="Check and resolve, store nothing.")
+@click.option("--expected-revision", type=int, default=0, help="Refuse when the policy has another revision.")
+@click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
+@namespace_option
+@request_id_option
+@connected
+def apply(
+    client: Client,
+    filename: str,
+    validate_only: bool,
+    expected_revision: int,
+    output: str,
+    namespace: str,
+    request_id: str,
+) -> None:
+    """Create or change the policies of a file: all of them, or none.
+
+    \b
+    Examples:
+      axoneme policy apply -f examples/policies/allow-frontend.yaml
+      axoneme policy apply -f - -n shop < policy.yaml
+    """
+    from axoneme.api.policy.v1 import policy_pb2
+
+    name, text = _read(filename)
+    request = policy_pb2.ApplyPolicyRequest(
+        request_id=request_id or uuid.uuid4().hex,
+        text=text,
+        expected_revision=expected_revision,
+        validate_only=validate_only,
+        namespace=namespace,
+    )
+    with print_faults(name):
+        answer = client.policy.ApplyPolicy(request)
+    if output == "json":
+        print_json(answer)
+        return
+    suffix = " (checked only, nothing stored)" if validate_only else ""
+    for one in answer.policies:
+        outcome = _OUTCOMES.get(one.outcome, "changed")
+        click.echo(f"{_reference(one.policy)} {outcome} (namespace {one.policy.namespace}){suffix}")
+        for warning in one.warnings:
+            click.echo(f"Warning: {_reference(one.policy)}: {warning}", err=True)
+
+
+@policy.command()
+@click.argument("references", nargs=-1, metavar="[KIND/[NAMESPACE/]NAME]...")
+@click.option("-f", "--filename", default="", help="Delete the policies that this file names.")
+@click.option("--ignore-not-found", is_flag=True, help="A policy that is not there is no error.")
+@namespace_option
+@connected
+def delete(
+    client: Client, references: tuple[str, ...], filename: str, ignore_not_found: bool, namespace: str
+) -> None:
+    """Delete policies by name or by file.
+
+    \b
+    Examples:
+      axoneme policy delete allow-frontend
+      axoneme policy delete cnp/shop/allow-frontend
+      axoneme policy delete -f examples/policies/allow-frontend.yaml
+    """
+    from axoneme.api.policy.v1 import policy_pb2
+
+    if not references and not filename:
+        raise click.UsageError("name a policy, or give a file with -f")
+    keys = [parse_reference(reference, namespace) for reference in references]
+    keys += list(_keys_of_file(filename, namespace)) if filename else []
+    for kind, space, name in keys:
+        request = policy_pb2.DeletePolicyRequest(
+            request_id=uuid.uuid4().hex, kind=kind, namespace=space, name=name
+        )
+        try:
+            client.policy.DeletePolicy(request)
+        except NotFound:
+            if not ignore_not_found:
+                raise
+            continue
+        click.echo(f"{kind.lower()}/{name} deleted (namespace {space})")
+
+
+@policy.command()
+@click.argument("reference", metavar="[KIND/[NAMESPACE/]]NAME")
+@output_option
+@namespace_option
+@connected
+def get(client: Client, reference: str, output: str, namespace: str) -> None:
+    """Show one policy.
+
+    \b
+    Examples:
+      axoneme policy get allow-frontend
+      axoneme policy get cnp/shop/allow-frontend -o yaml
+    """
+    from axoneme.api.policy.v1 import policy_pb2
+
+    kind, space, name = parse_reference(reference, namespace)
+    request = policy_pb2.GetPolicyRequest(kind=kind, namespace=space, name=name)
+    _show([client.policy.GetPolicy(request).policy], output, single=True)
+
+
+@policy.command(name="list")
+@click.option("--filter", "substring", default="", help="Only names that contain this text.")
+@output_option
+@namespace_option
+@connected
+def list_(client: Client, substring: str, output: str, namespace: str) -> None:
+    """List policies of one namespace, or of all.
+
+    \b
+    Examples:
+      axoneme policy list
+      axoneme policy list -n default -o yaml
+    """
+    _show(list(_pages(client, namespace, substring)), output)
+
+
+def parse_reference(reference: str, namespace: str = "") -> tuple[str, str, str]:
+    """Kind, namespace and name of `NAME`, `KIND/NAME` or `KIND/NAMESPACE/NAME`."""
+    parts = reference.split("/")
+    if not all(parts) or len(parts) > 3:
+        raise click.UsageError(f"{reference!r} is no policy; write NAME, KIND/NAME or KIND/NAMESPACE/NAME")
+    kind = KIND if len(parts) == 1 else _ALIASES.get(parts[0].lower(), parts[0])
+    space = parts[1] if len(parts) == 3 else namespace or "default"
+    return kind, space, parts[-1]
+
+
+def _pages(client: Client, namespace: str, substring: str) -> Iterator[Policy]:
+    from axoneme.api.policy.v1 import policy_pb2
+
+    token = ""
+    while True:
+        request = policy_pb2.ListPoliciesRequest(
+            page_size=PAGE_SIZE, page_token=token, namespace=namespace, filter=substring
+        )
+        answer = client.policy.ListPolicies(request)
+        yield from answer.policies
+        token = answer.next_page_token
+        if not token:
+            return
+
+
+def _keys_of_file(filename: str, namespace: str) -> Iterator[tuple[str, str, str]]:
+    from services.policy.cnp import parse_policies
+
+    name, text = _read(filename)
+    with print_faults(name):
+        for one in parse_policies(text, namespace or "default"):
+            yield one.key
+
+
+def _read(filename: str) -> tuple[str, str]:
+    if filename == "-":
+        raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        name = "<stdin>"
+    else:
+        name = filename
+        try:
+            with Path(filename).open("rb") as file:
+                raw = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise InvalidArgument(f"{filename}: {error.strerror}", reason="FILE_UNREADABLE") from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise InvalidArgument(
+            f"{name}: larger than {MAX_FILE_BYTES} bytes; split it", reason="FILE_TOO_LARGE"
+        )
+    try:
+        return name, raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{name}: is not UTF-8 text", reason="FILE_UNREADABLE") from error
+
+
+def _show(policies: list[Policy], output: str, *, single: bool = False) -> None:
+    if output == "table":
+        rows = [[one.kind, one.namespace, one.name, one.revision, one.generation] for one in policies]
+        print_table(["kind", "namespace", "name", "revision", "generation"], rows, empty="no policies")
+        return
+    objects = [_object(one) for one in policies]
+    value: Any = objects[0] if single else {"apiVersion": "v1", "kind": "List", "items": objects}
+    if output == "json":
+        print_json(value)
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _object(one: Policy) -> Any:
+    try:
+        return json.loads(one.document)
+    except ValueError:
+        return {"kind": one.kind, "metadata": {"namespace": one.namespace, "name": one.name}}
+
+
+def _reference(one: Policy) -> str:
+    return f"{one.kind.lower()}/{one.name}"

@@ -1,0 +1,111 @@
+"""A node gets policies of those subjects only that live on it.
+
+Stands between a stream and its host: messages pass, but subjects that the node does not claim (yet) are held
+back. They are passed on once the claim shows up in the watch, so a new pod's interest that overtakes its own
+claim is late, never lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import grpc
+
+from axoneme.api.policy.v1 import policy_pb2 as pb
+from axoneme.lib import log
+from axoneme.lib.policycodec import encode_subject, subject_number
+from services.policy.wire import subject_keys
+
+logger = logging.getLogger(__name__)
+
+
+class AuthorisedStream:
+    """A servicer context whose `read` gives only interest that is allowed; all else is the context's own."""
+
+    def __init__(
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        *,
+        may_see: Callable[[str, int], bool],
+        moved: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._context = context
+        self._may_see = may_see
+        self._moved = moved
+        self._node_name = ""
+        self._held: dict[str, None] = {}
+        self._started = False
+        self._reading: asyncio.Future[Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        """The next message for the host."""
+        while True:
+            released = self._release() if self._started else ()
+            if released:
+                return _interest(released, ())
+            message = await self._next()
+            if message is not None:
+                return self._admit(message)
+
+    async def _next(self) -> Any:
+        """The next message of the node, or None when the state moved while interest is held back."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._context.read())
+        waits: set[asyncio.Future[Any]] = {self._reading}
+        moved = asyncio.ensure_future(self._moved()) if self._held else None
+        if moved is not None:
+            waits.add(moved)
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._reading.cancel()
+            raise
+        finally:
+            if moved is not None:
+                moved.cancel()
+        if not self._reading.done():
+            return None
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+    def _admit(self, message: Any) -> Any:
+        if message is grpc.aio.EOF:
+            return message
+        kind = message.WhichOneof("kind")
+        if kind == "hello" and not self._node_name:
+            self._node_name = message.hello.node_name
+        if kind != "interest":
+            return message
+        self._started = True
+        wanted, dropped = subject_keys(message.interest.added), subject_keys(message.interest.removed)
+        for key in dropped:
+            self._held.pop(key, None)
+        self._held.update(dict.fromkeys(key for key in wanted if not self._allowed(key)))
+        if self._held:
+            extra = {log.NODE: self._node_name, log.COUNT: len(self._held)}
+            logger.info("interest waits for the node's claim of the identity", extra=extra)
+        return _interest([key for key in wanted if key not in self._held], dropped)
+
+    def _release(self) -> list[str]:
+        released = [key for key in self._held if self._allowed(key)]
+        for key in released:
+            del self._held[key]
+        return released
+
+    def _allowed(self, key: str) -> bool:
+        return self._may_see(self._node_name, subject_number(key))
+
+
+def _interest(added: Iterable[str], removed: Iterable[str]) -> pb.SubscribeEndpointPoliciesRequest:
+    return pb.SubscribeEndpointPoliciesRequest(
+        interest=pb.Interest(
+            added=[encode_subject(key) for key in added],
+            removed=[encode_subject(key) for key in removed],
+        )
+    )
