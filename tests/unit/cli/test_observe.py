@@ -1,5 +1,7 @@
 """The observe command: flags, files, a real server, signals."""
 
+# ruff: noqa: E501  (tables of cases)
+
 from __future__ import annotations
 
 import signal

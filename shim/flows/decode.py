@@ -1,0 +1,268 @@
+"""From a 96-byte record to a `flow.Flow`: numbers get names here, and nowhere else.
+
+A record says what the kernel saw; the `FlowContext` says what the numbers mean on this node. The decoder
+keeps no state but the offset between boot time and wall time, so decoding is repeatable: the same record
+gives the same flow, uuid included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.wrappers_pb2 import BoolValue
+
+from axoneme.api.hubble.flow import flow_pb2
+from shim.flows import icmp, record
+from shim.flows.context import FlowContext, PolicyOrigin, WorkloadInfo
+
+ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
+_TCP_BITS: Final = (
+    ("FIN", 1),
+    ("SYN", 2),
+    ("RST", 4),
+    ("PSH", 8),
+    ("ACK", 16),
+    ("URG", 32),
+    ("ECE", 64),
+    ("CWR", 128),
+)
+_SUMMARY_ORDER: Final = (
+    ("SYN", 2),
+    ("ACK", 16),
+    ("RST", 4),
+    ("FIN", 1),
+    ("PSH", 8),
+    ("URG", 32),
+    ("ECE", 64),
+    ("CWR", 128),
+)
+OFFSET_TOLERANCE_NS: Final = 1_000_000
+_NAMESPACE_LABEL: Final = "k8s:io.kubernetes.pod.namespace="
+_CLUSTER_LABEL: Final = "k8s:io.cilium.k8s.policy.cluster="
+_DENYING: Final = (flow_pb2.DROPPED, flow_pb2.ERROR, flow_pb2.AUDIT)
+
+
+class FlowDecoder:
+    """Decodes the records of one node."""
+
+    def __init__(self, context: FlowContext, *, boot_offset_ns: Callable[[], int], uuid_salt: int) -> None:
+        """Take the offset to add to boot time (read at each use, it drifts) and 64 random bits per start."""
+        self._context = context
+        self._measure_offset_ns = boot_offset_ns
+        self._offset_ns = boot_offset_ns()
+        self._uuid_salt = uuid_salt
+
+    @property
+    def full_node_name(self) -> str:
+        """Name of the node as flows carry it: `cluster/node`."""
+        return f"{self._context.cluster_name}/{self._context.node_name}"
+
+    @property
+    def boot_offset_ns(self) -> int:
+        """Nanoseconds to add to boot time to get wall time.
+
+        It follows the clock only when that moved by more than a measurement varies, so that a record has
+        the same time in every answer.
+        """
+        measured = self._measure_offset_ns()
+        if abs(measured - self._offset_ns) > OFFSET_TOLERANCE_NS:
+            self._offset_ns = measured
+        return self._offset_ns
+
+    def decode(self, event: Any, number: int) -> flow_pb2.Flow:
+        """Turn one record (an element of an EVENT_DTYPE array) with its sequence number into a flow."""
+        row = dict(zip(record.EVENT_DTYPE.names or (), event.item(), strict=True))
+        source_ip, destination_ip = address_of(row["source_ip"]), address_of(row["destination_ip"])
+        flow = flow_pb2.Flow(
+            time=timestamp(row["time_ns"] + self.boot_offset_ns),
+            uuid=self._uuid(number),
+            verdict=row["verdict"],
+            ethernet=_ethernet(row),
+            IP=_ip(source_ip, destination_ip),
+            l4=_layer4(row),
+            Type=flow_pb2.L3_L4,
+            node_name=self.full_node_name,
+            event_type=flow_pb2.CiliumEventType(type=row["event_type"], sub_type=row["sub_type"]),
+            traffic_direction=row["direction"],
+            Summary=_summary(row),
+        )
+        self._fill_ends(flow, row, source_ip, destination_ip)
+        self._fill_event(flow, row)
+        self._fill_policies(flow, row)
+        return flow
+
+    def namespace_of(self, identity: int) -> tuple[str, str]:
+        """Namespace and cluster that the labels of an identity name; empty when they name none."""
+        labels = self._context.identity_labels(identity)
+        return _label_value(labels, _NAMESPACE_LABEL), _label_value(labels, _CLUSTER_LABEL)
+
+    def _uuid(self, number: int) -> str:
+        value = ((self._uuid_salt & (1 << 64) - 1) << 64 | number) & ~(0xF << 76) | 4 << 76
+        value = value & ~(0x3 << 62) | 2 << 62
+        text = f"{value:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    def _fill_ends(
+        self, flow: flow_pb2.Flow, row: dict[str, Any], source: Address, destination: Address
+    ) -> None:
+        endpoint_id = row["endpoint_id"]
+        spoofed = row["drop_reason"] == record.INVALID_SOURCE_IP
+        flow.source.CopyFrom(self.end(row["source_identity"], source, endpoint_id, spoofed=spoofed))
+        flow.destination.CopyFrom(self.end(row["destination_identity"], destination, endpoint_id))
+        flow.source_names.extend(self._context.names(endpoint_id, source))
+        flow.destination_names.extend(self._context.names(endpoint_id, destination))
+
+    def end(
+        self, identity: int, address: Address, endpoint_id: int, *, spoofed: bool = False
+    ) -> flow_pb2.Endpoint:
+        """One end of a flow: the endpoint whose program saw it, else whoever owns the address.
+
+        A spoofed source is shown as the endpoint that sent it, not as the owner of the address.
+        """
+        local = self._context.endpoint(endpoint_id) if endpoint_id else None
+        if local is not None and (spoofed or address in local.addresses):
+            return self._end(identity, local)
+        return self._end(identity, self._context.workload_at(address))
+
+    def _end(self, identity: int, workload: WorkloadInfo | None) -> flow_pb2.Endpoint:
+        info = workload or WorkloadInfo()
+        labels = list(self._context.identity_labels(identity)) or list(info.labels)
+        return flow_pb2.Endpoint(
+            ID=info.endpoint_id,
+            identity=identity,
+            cluster_name=info.cluster_name or _label_value(labels, _CLUSTER_LABEL),
+            namespace=info.namespace or _label_value(labels, _NAMESPACE_LABEL),
+            labels=labels,
+            pod_name=info.pod_name,
+            workloads=[flow_pb2.Workload(kind=kind, name=name) for kind, name in info.workloads],
+        )
+
+    def _fill_event(self, flow: flow_pb2.Flow, row: dict[str, Any]) -> None:
+        if row["flags"] & record.FLAG_REPLY_KNOWN:
+            flow.is_reply.CopyFrom(BoolValue(value=bool(row["flags"] & record.FLAG_REPLY)))
+            flow.reply = bool(row["flags"] & record.FLAG_REPLY)
+        if row["event_type"] == record.TRACE:
+            flow.trace_observation_point = _observation_point(row["sub_type"])
+            flow.trace_reason = _trace_reason(row)
+        if row["event_type"] == record.POLICY_VERDICT:
+            flow.policy_match_type = row["match_type"]
+            flow.event_type.sub_type = 0
+        if row["verdict"] == flow_pb2.DROPPED:
+            reason = row["drop_reason"]
+            flow.drop_reason = reason
+            flow.drop_reason_desc = (
+                reason if reason in flow_pb2.DropReason.values() else flow_pb2.DROP_REASON_UNKNOWN
+            )
+        if row["ifindex"]:
+            name = self._context.interface_name(row["ifindex"])
+            flow.interface.CopyFrom(flow_pb2.NetworkInterface(index=row["ifindex"], name=name))
+
+    def _fill_policies(self, flow: flow_pb2.Flow, row: dict[str, Any]) -> None:
+        """Say which policy decided: the origins of the entry, or what switched default deny on."""
+        origins: Iterable[PolicyOrigin] = self._context.origins(row["cookie"]) if row["cookie"] else ()
+        policies = _policies(origins)
+        ingress = row["direction"] == record.INGRESS
+        if row["verdict"] not in _DENYING:
+            (flow.ingress_allowed_by if ingress else flow.egress_allowed_by).extend(policies)
+            return
+        if not policies and _is_default_deny(row):
+            defaults = self._context.default_deny_origins(row["endpoint_id"], row["direction"])
+            policies = _policies(defaults)
+        (flow.ingress_denied_by if ingress else flow.egress_denied_by).extend(policies)
+
+
+Address = IPv4Address | IPv6Address
+
+
+def timestamp(time_ns: int) -> Timestamp:
+    """Nanoseconds since 1970 as a protobuf time."""
+    return Timestamp(seconds=time_ns // 1_000_000_000, nanos=time_ns % 1_000_000_000)
+
+
+def address_of(mapped: bytes) -> Address:
+    raw = bytes(mapped)
+    return ip_address(raw[12:]) if raw[:12] == b"\0" * 10 + b"\xff\xff" else ip_address(raw)
+
+
+def _is_default_deny(row: dict[str, Any]) -> bool:
+    return bool(row["verdict"] == flow_pb2.AUDIT or row["drop_reason"] == record.POLICY_DENIED)
+
+
+def _label_value(labels: Iterable[str], prefix: str) -> str:
+    return next((label[len(prefix) :] for label in labels if label.startswith(prefix)), "")
+
+
+def _policies(origins: Iterable[PolicyOrigin]) -> list[flow_pb2.Policy]:
+    """Each policy once, however many of its rules took part."""
+    by_name = {(origin.kind, origin.namespace, origin.name): origin for origin in origins}
+    return [_policy(origin) for origin in by_name.values()]
+
+
+def _policy(origin: PolicyOrigin) -> flow_pb2.Policy:
+    return flow_pb2.Policy(
+        name=origin.name,
+        namespace=origin.namespace,
+        labels=origin.labels,
+        revision=origin.revision,
+        kind=origin.kind,
+    )
+
+
+def _ethernet(row: dict[str, Any]) -> flow_pb2.Ethernet | None:
+    source, destination = bytes(row["source_mac"]), bytes(row["destination_mac"])
+    if not any(source) and not any(destination):
+        return None
+    return flow_pb2.Ethernet(source=source.hex(":"), destination=destination.hex(":"))
+
+
+def _ip(source: Address, destination: Address) -> flow_pb2.IP:
+    version = flow_pb2.IPv4 if source.version == 4 else flow_pb2.IPv6
+    return flow_pb2.IP(source=str(source), destination=str(destination), ipVersion=version)
+
+
+def _layer4(row: dict[str, Any]) -> flow_pb2.Layer4 | None:
+    protocol, source, destination = row["protocol"], row["source_port"], row["destination_port"]
+    if protocol == TCP:
+        flags = flow_pb2.TCPFlags(**{name: bool(row["tcp_flags"] & bit) for name, bit in _TCP_BITS})
+        return flow_pb2.Layer4(
+            TCP=flow_pb2.TCP(source_port=source, destination_port=destination, flags=flags)
+        )
+    if protocol == UDP:
+        return flow_pb2.Layer4(UDP=flow_pb2.UDP(source_port=source, destination_port=destination))
+    if protocol == SCTP:
+        return flow_pb2.Layer4(SCTP=flow_pb2.SCTP(source_port=source, destination_port=destination))
+    if protocol == ICMP:
+        return flow_pb2.Layer4(ICMPv4=flow_pb2.ICMPv4(type=destination, code=row["tcp_flags"]))
+    if protocol == ICMPV6:
+        return flow_pb2.Layer4(ICMPv6=flow_pb2.ICMPv6(type=destination, code=row["tcp_flags"]))
+    return None
+
+
+def _summary(row: dict[str, Any]) -> str:
+    protocol = row["protocol"]
+    if protocol == TCP:
+        names = [name for name, bit in _SUMMARY_ORDER if row["tcp_flags"] & bit]
+        return f"TCP Flags: {', '.join(names)}" if names else "TCP"
+    if protocol in (ICMP, ICMPV6):
+        return icmp.describe(4 if protocol == ICMP else 6, row["destination_port"], row["tcp_flags"])
+    return {UDP: "UDP", SCTP: "SCTP"}.get(protocol, f"IP protocol {protocol}")
+
+
+def _observation_point(sub_type: int) -> flow_pb2.TraceObservationPoint.ValueType:
+    if sub_type == record.TO_ENDPOINT:
+        return flow_pb2.TO_ENDPOINT
+    known = sub_type in flow_pb2.TraceObservationPoint.values()
+    return flow_pb2.TraceObservationPoint.ValueType(sub_type) if known else flow_pb2.UNKNOWN_POINT
+
+
+def _trace_reason(row: dict[str, Any]) -> flow_pb2.TraceReason.ValueType:
+    if row["flags"] & record.FLAG_RELATED:
+        return flow_pb2.RELATED
+    if row["flags"] & record.FLAG_REPLY:
+        return flow_pb2.REPLY
+    if row["protocol"] == TCP and row["tcp_flags"] & 0x12 == 0x02:
+        return flow_pb2.NEW
+    return flow_pb2.TRACE_REASON_UNKNOWN
