@@ -1,0 +1,82 @@
+"""Configuration of a node: `axoneme shim serve` and `axoneme node serve` read the same one."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from axoneme.lib import config
+from axoneme.lib.errors import InvalidArgument
+
+KERNEL, MEMORY = "kernel", "memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShimConfig:
+    """Everything that a node's processes are told."""
+
+    node_name: str = config.option("", "name of this node, as in its certificate")
+    cluster_name: str = config.option("default", "name of the cluster")
+    cluster_id: int = config.option(0, "number of the cluster in a mesh, 1-255; 0 is no mesh")
+    identity_targets: tuple[str, ...] = config.option(
+        ("127.0.0.1:4301",), "host:port of the identity service"
+    )
+    policy_targets: tuple[str, ...] = config.option(("127.0.0.1:4302",), "policy service, host:port")
+    ca_file: Path = config.option(Path("ca.crt"), "certificate authority of the cluster")
+    cert_file: Path = config.option(Path("tls.crt"), "certificate of this node")
+    key_file: Path = config.option(Path("tls.key"), "key of this node, mode 0600")
+    trust_domain: str = config.option("", "SPIFFE trust domain; empty means <cluster_name>.mesh")
+    internal_ips: tuple[str, ...] = config.option((), "addresses under which other nodes reach this one")
+    pod_cidrs: tuple[str, ...] = config.option((), "wanted PodCIDRs; empty takes free blocks of the pools")
+    observer_listen: str = config.option("0.0.0.0:4244", "host:port of the Observer and Peer API")
+    state_directory: Path = config.option(Path("/var/lib/axoneme"), "where the shim keeps its state file")
+    run_directory: Path = config.option(Path("/run/axoneme"), "where shim.sock and helper.sock are made")
+    bpffs: Path = config.option(Path("/sys/fs/bpf"), "BPF file system for pins")
+    datapath: str = config.option(KERNEL, "kernel, or memory: no BPF and no packets")
+    metrics_address: str = config.option("127.0.0.1:9966", "host:port of /metrics and /healthz")
+    first_policy_seconds: float = config.option(7.0, "how long AddEndpoint waits for the first mapstate")
+    audit_seconds: float = config.option(60.0, "time between two map audits, plus or minus a tenth")
+    flow_capacity: int = config.option(1 << 20, "flows kept in memory, rounded down to a power of two")
+    drain_seconds: float = config.option(2.0, "time that open calls get at shutdown")
+    log_level: str = config.option("info", "debug, info, warning or error")
+
+    def __post_init__(self) -> None:
+        if not self.node_name:
+            raise InvalidArgument.of_field("node_name", "is empty; give the node the name in its certificate")
+        if self.datapath not in (KERNEL, MEMORY):
+            raise InvalidArgument.of_field("datapath", f"is {self.datapath!r}; write kernel or memory")
+        for name, values, parse in (
+            ("internal_ips", self.internal_ips, ipaddress.ip_address),
+            ("pod_cidrs", self.pod_cidrs, ipaddress.ip_network),
+        ):
+            for text in values:
+                try:
+                    parse(text)
+                except ValueError as error:
+                    raise InvalidArgument.of_field(name, str(error)) from error
+
+    @property
+    def domain(self) -> str:
+        """SPIFFE trust domain in force."""
+        return self.trust_domain or f"{self.cluster_name}.mesh"
+
+    @property
+    def simulated(self) -> bool:
+        """No packets: maps are kept in memory."""
+        return self.datapath == MEMORY
+
+    @property
+    def shim_socket(self) -> Path:
+        """Unix socket of the node API."""
+        return self.run_directory / "shim.sock"
+
+    @property
+    def helper_socket(self) -> Path:
+        """Unix socket of the privileged helper."""
+        return self.run_directory / "helper.sock"
+
+    @property
+    def pin_directory(self) -> Path:
+        """Where the maps and links of this node are pinned; the last part is the map schema."""
+        return self.bpffs / "axoneme" / self.node_name / "v1"

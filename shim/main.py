@@ -1,0 +1,181 @@
+"""The shim: reads configuration, wires the parts, serves until a signal.
+
+    identity ── SubscribeIpcache ──► IpcacheSink ─┐
+             └─ SubscribeNodes ────► NodeSink ────┼─► NodeIpcache ─► axoneme_ipexact, axoneme_ipcache
+                                        └─► routes (helper), PeerTable
+    policy ──── SubscribeEndpointPolicies ─► PolicySink ─► axoneme_policy, axoneme_ep
+    node API (unix socket) ─► Workloads ─► helper, maps, services
+    axoneme_events (ring) ─► FlowFeed ─► Observer API (mTLS)
+
+Nothing of the kernel's state goes away when this process ends, and nothing is removed after its start
+before the streams were complete once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import random
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+from prometheus_client import CollectorRegistry
+
+from axoneme.lib import config, grpcserver, httpserver, lifecycle, log
+from axoneme.lib.channel import ServiceChannel
+from axoneme.lib.errors import AxonemeError
+from axoneme.lib.tasks import TaskScope
+from axoneme.lib.tls import TlsFiles
+from shim import privileges
+from shim.config import ShimConfig
+from shim.datapath import Datapath, KernelDatapath, MemoryDatapath
+from shim.node import Node
+from shim.privileged.client import HelperClient
+
+logger = logging.getLogger(__name__)
+
+HELPER_RETRY_SECONDS = 0.2
+MAINTENANCE_SECONDS = 0.1
+
+
+def version() -> str:
+    """Version of the installed software."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("axoneme")
+    return "0"
+
+
+async def run(cfg: ShimConfig) -> int:
+    """Serves until SIGTERM; returns the exit code."""
+    tls = TlsFiles(cfg.ca_file, cfg.cert_file, cfg.key_file)
+    rng = random.Random(secrets.randbits(64))  # noqa: S311 - spreads load, hides nothing
+    registry = CollectorRegistry()
+    async with contextlib.AsyncExitStack() as stack:
+        stop = await stack.enter_async_context(lifecycle.until_signalled())
+        datapath = open_datapath(cfg)
+        stack.callback(datapath.close)
+        identity = await stack.enter_async_context(
+            ServiceChannel(cfg.identity_targets, tls, f"identity.{cfg.domain}", rng=rng)
+        )
+        policy = await stack.enter_async_context(
+            ServiceChannel(cfg.policy_targets, tls, f"policy.{cfg.domain}", rng=rng)
+        )
+        node = Node(
+            cfg,
+            datapath=datapath,
+            identity=identity,
+            policy=policy,
+            rng=rng,
+            registry=registry,
+            version=version(),
+        )
+        address = await stack.enter_async_context(
+            httpserver.serving(cfg.metrics_address, registry, healthy=lambda: True, ready=node.not_ready)
+        )
+        logger.info("shim starts", extra={log.NODE: cfg.node_name, log.ADDRESS: address})
+        if not await _until(stop, _started(datapath)):
+            return 0
+        await node.restore()
+        scope = await stack.enter_async_context(TaskScope("shim"))
+        await _serve(stack, cfg, node, tls, registry, scope)
+        node.start(scope)
+        return await lifecycle.wait_for_end(stop, scope)
+
+
+async def _serve(
+    stack: contextlib.AsyncExitStack,
+    cfg: ShimConfig,
+    node: Node,
+    tls: TlsFiles,
+    registry: CollectorRegistry,
+    scope: TaskScope,
+) -> None:
+    """The two servers: the node API for local root, Observer and Peer for the relay."""
+    local = await stack.enter_async_context(
+        grpcserver.serving(
+            [grpcserver.Listener(f"unix://{cfg.shim_socket}")],
+            node.api.add_to,
+            drain_seconds=cfg.drain_seconds,
+            registry=CollectorRegistry(),
+        )
+    )
+    remote = await stack.enter_async_context(
+        grpcserver.serving(
+            [grpcserver.Listener(cfg.observer_listen, tls, cfg.domain)],
+            lambda server: [*node.observer.add_to(server), *node.peers_service.add_to(server)],
+            drain_seconds=cfg.drain_seconds,
+            registry=registry,
+        )
+    )
+    local.set_serving("", True)
+    remote.set_serving("", True)
+    scope.start("maintenance", node.maintain(MAINTENANCE_SECONDS))
+
+
+def open_datapath(cfg: ShimConfig) -> Datapath:
+    """The kernel's or the simulated one, as configured."""
+    if cfg.simulated:
+        return MemoryDatapath()
+    return KernelDatapath(cfg.pin_directory, HelperClient(cfg.helper_socket))
+
+
+async def _started(datapath: Datapath) -> None:
+    """Waits for the helper, which starts beside this process."""
+    told = ""
+    while True:
+        try:
+            await datapath.start()
+        except (AxonemeError, OSError) as error:
+            if str(error) != told:
+                told = str(error)
+                logger.warning("datapath not ready", extra={log.ERROR: log.clip(error)})
+            await asyncio.sleep(HELPER_RETRY_SECONDS)
+        else:
+            return
+
+
+async def _until(stop: asyncio.Event, doing: Awaitable[None]) -> bool:
+    """True when `doing` ended, False when the signal came first."""
+    task, signalled = asyncio.ensure_future(doing), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        return task.done()
+    finally:
+        for one in (task, signalled):
+            one.cancel()
+
+
+def main(argv: Sequence[str] | None = None, *, load: Callable[..., ShimConfig] = config.load) -> int:
+    """Entry of `python -m shim.main --config FILE`, as the supervisor starts it."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if len(arguments) != 2 or arguments[0] != "--config":
+        print("usage: python -m shim.main --config FILE", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        cfg = load(ShimConfig, file=arguments[1])
+    except AxonemeError as error:
+        print(f"axoneme shim serve: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return serve(cfg)
+
+
+def serve(cfg: ShimConfig) -> int:
+    """Runs the shim in this process; returns the exit code."""
+    os.umask(0o077)
+    privileges.forbid_dumps()
+    log.setup(cfg.log_level)
+    try:
+        return asyncio.run(run(cfg))
+    except AxonemeError as error:
+        logger.error("shim cannot run", extra={log.REASON: error.reason, log.ERROR: log.clip(error)})
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The node's ipcache: the merge of all speakers, written through one reconciler, and the labels of
+identities.
+
+Owned by the event loop. Speakers put and withdraw statements, then `commit` writes what changed; nothing
+that was in the kernel at start goes away before both the ipcache and the node stream were complete once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from axoneme.lib import identities
+from axoneme.lib.intent import Failure
+from axoneme.lib.labels import LabelSet
+from shim.ipcache import Contribution, IpcacheMerge, IpcacheValue, LongestPrefix, Rank, world_contributions
+from shim.reconciler import Reconciler, Table, WriteFault
+
+IPCACHE_STREAM, NODE_STREAM = "ipcache", "nodes"
+FALLBACK_REASON = "MAP_WRITE_FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixEntry:
+    """A prefix of the ipcache stream."""
+
+    prefix: str
+    identity: int
+    tunnel_endpoint: str = ""
+    encryption_key: int = 0
+    cluster: str = ""
+    namespace: str = ""
+    pod_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityEntry:
+    """An identity of the ipcache stream."""
+
+    number: int
+    labels: LabelSet
+
+
+class NodeIpcache:
+    """Merge, reconciler and identity labels of one node."""
+
+    def __init__(
+        self, table: Table[str, IpcacheValue], *, cluster_name: str, clock: Callable[[], float]
+    ) -> None:
+        self.merge = IpcacheMerge()
+        self.reconciler = Reconciler("axoneme_ipcache", table, clock=clock)
+        self.labels: dict[int, LabelSet] = {n: labels for n, (_, labels) in identities.RESERVED.items()}
+        self._lookup = LongestPrefix(self.merge)
+        self._cluster_name = cluster_name
+        self._incomplete = {IPCACHE_STREAM, NODE_STREAM}
+        self.merge.replace(Rank.WORLD, "", world_contributions())
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that speaks was heard in full once since the start."""
+        return not self._incomplete
+
+    def put_stream_entry(self, entry: PrefixEntry) -> None:
+        """A statement of the identity service."""
+        value = IpcacheValue(
+            identity=entry.identity,
+            tunnel_endpoint=entry.tunnel_endpoint,
+            encryption_key=entry.encryption_key,
+        )
+        self.merge.put(
+            entry.prefix,
+            Contribution(
+                rank=Rank.IDENTITY,
+                value=value,
+                foreign=entry.cluster not in ("", self._cluster_name),
+                namespace=entry.namespace,
+                pod_name=entry.pod_name,
+            ),
+        )
+
+    def put_addresses(self, rank: Rank, source: str, identity: int, ips: Iterable[str]) -> None:
+        """Makes `ips` everything that (rank, source) says, all with one identity."""
+        statements = {}
+        for ip in ips:
+            contribution = Contribution(rank=rank, source=source, value=IpcacheValue(identity=identity))
+            statements[host_prefix(ip)] = contribution
+        self.merge.replace(rank, source, statements)
+
+    def commit(self) -> Mapping[str, WriteFault]:
+        """Writes what changed since the last call and returns every prefix that is not in the kernel."""
+        changes = self.merge.drain()
+        self.reconciler.put({prefix: value for prefix, value in changes.items() if value is not None})
+        self.reconciler.discard(prefix for prefix, value in changes.items() if value is None)
+        self.reconciler.flush()
+        return self.reconciler.faults()
+
+    def heard(self, stream: str) -> None:
+        """A stream was complete; with the last one, what nobody named goes away."""
+        if stream not in self._incomplete:
+            return
+        self._incomplete.discard(stream)
+        if not self._incomplete:
+            self.reconciler.prune()
+
+    def contribution_of(self, address: str) -> Contribution | None:
+        """The winning statement about an address."""
+        return self._lookup.find(address)
+
+
+class IpcacheSink:
+    """Takes the ipcache stream."""
+
+    def __init__(self, ipcache: NodeIpcache) -> None:
+        self._ipcache = ipcache
+
+    async def apply(
+        self, upserts: Mapping[str, PrefixEntry | IdentityEntry], removals: Collection[str], *, complete: bool
+    ) -> Mapping[str, Failure]:
+        """Labels first, then prefixes, removals in reverse; returns prefixes not in the kernel."""
+        for entry in upserts.values():
+            if isinstance(entry, IdentityEntry):
+                self._ipcache.labels[entry.number] = entry.labels
+        for entry in upserts.values():
+            if isinstance(entry, PrefixEntry):
+                self._ipcache.put_stream_entry(entry)
+        for key in removals:
+            kind, _, name = key.partition(":")
+            if kind == "prefix":
+                self._ipcache.merge.remove(name, Rank.IDENTITY)
+            elif not identities.is_reserved(int(name)):
+                self._ipcache.labels.pop(int(name), None)
+        if complete:
+            self._ipcache.commit()
+            self._ipcache.heard(IPCACHE_STREAM)
+        self._ipcache.commit()
+        return self.failures()
+
+    def failures(self) -> dict[str, Failure]:
+        """Prefixes of this stream that are not in the kernel."""
+        merge, found = self._ipcache.merge, {}
+        for prefix, fault in self._ipcache.reconciler.faults().items():
+            winner = merge.winner(prefix)
+            if winner is not None and winner.rank is Rank.IDENTITY:
+                found[f"prefix:{prefix}"] = failure_of(fault)
+        return found
+
+
+def failure_of(fault: WriteFault) -> Failure:
+    """A write fault in the vocabulary of the streams."""
+    if fault.full:
+        return Failure("RESOURCE_EXHAUSTED", "MAP_FULL", fault.message)
+    return Failure("UNAVAILABLE", FALLBACK_REASON, fault.message)
+
+
+def host_prefix(ip: str) -> str:
+    """`10.0.1.7` → `10.0.1.7/32`."""
+    return f"{ip}/128" if ":" in ip else f"{ip}/32"

@@ -1,0 +1,74 @@
+"""Network namespaces of workloads: opened by path, proven to be one, entered for a netlink socket only."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from axoneme.lib.errors import InvalidArgument, NotFound
+
+CLONE_NEWNET = 0x4000_0000
+_NS_GET_NSTYPE = 0xB703
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A descriptor of the namespace at a path.
+
+    Raises NotFound when nothing is there and InvalidArgument for anything but another network namespace.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESRCH):
+            raise NotFound(f"network namespace {path} does not exist", reason="NETNS_NOT_FOUND") from error
+        raise
+    try:
+        _check(descriptor, path)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _check(descriptor: int, path: str) -> None:
+    try:
+        kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != CLONE_NEWNET:
+        raise InvalidArgument.of_field("netns", f"{path} is not a network namespace")
+    own, other = Path("/proc/self/ns/net").stat(), os.fstat(descriptor)
+    if (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino):
+        raise InvalidArgument.of_field(
+            "netns", f"{path} is the node's own network namespace, not a workload's"
+        )
+
+
+@contextlib.contextmanager
+def netlink_of(descriptor: int) -> Iterator[IPRoute]:
+    """A netlink socket of that namespace; the process itself is back home before the block begins."""
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(descriptor)
+        try:
+            netlink = IPRoute()
+        finally:
+            _setns(home)
+    finally:
+        os.close(home)
+    with netlink:
+        yield netlink
+
+
+def _setns(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")

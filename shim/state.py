@@ -1,0 +1,87 @@
+"""The state file of a shim: what must survive its restart and stands nowhere else.
+
+Endpoints with their numbers, addresses and interfaces, the node's PodCIDRs and the cookies that kernel
+entries carry. The file is written whole, beside the old one, and renamed; a torn write leaves the old
+state. A file of another format is refused: guessing would give two endpoints one number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from axoneme.lib.errors import FailedPrecondition
+from shim.endpoints import Endpoint
+
+FORMAT = 1
+
+
+@dataclass(kw_only=True)
+class NodeState:
+    """Content of the file."""
+
+    pod_cidrs: tuple[str, ...] = ()
+    router_ips: tuple[str, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    released: tuple[int, ...] = ()  # identities whose release the identity service has not confirmed yet
+    cookies: dict[str, Any] = field(default_factory=dict)
+
+
+class StateFile:
+    """Reads and writes the file of one shim."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "state.json"
+        self._written: dict[str, Any] | None = None
+
+    def load(self) -> NodeState:
+        """The stored state, empty when there is none. Raises FailedPrecondition for a file it cannot use."""
+        try:
+            raw = json.loads(self.path.read_text(encoding="utf-8"))
+            if raw["format"] != FORMAT:
+                raise ValueError(f"format {raw['format']} instead of {FORMAT}")
+            return NodeState(
+                pod_cidrs=tuple(raw["pod_cidrs"]),
+                router_ips=tuple(raw["router_ips"]),
+                endpoints=tuple(Endpoint.load(one) for one in raw["endpoints"]),
+                released=tuple(raw["released"]),
+                cookies=raw["cookies"],
+            )
+        except FileNotFoundError:
+            return NodeState()
+        except (ValueError, KeyError, TypeError) as error:
+            raise FailedPrecondition(
+                f"{self.path} cannot be used ({error}); move it away to start with an empty node",
+                reason="STATE_FILE_INVALID",
+            ) from error
+
+    def save(self, state: NodeState) -> None:
+        """Replaces the file unless it says the same; after a return the state survives a power cut."""
+        raw = {
+            "format": FORMAT,
+            "pod_cidrs": state.pod_cidrs,
+            "router_ips": state.router_ips,
+            "endpoints": [one.dump() for one in state.endpoints],
+            "released": state.released,
+            "cookies": state.cookies,
+        }
+        if raw == self._written:
+            return
+        draft = self.path.with_suffix(".new")
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with contextlib.closing(os.fdopen(descriptor, "w", encoding="utf-8")) as file:
+            json.dump(raw, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        self._written = raw

@@ -1,0 +1,401 @@
+"""Adds, removes and restores endpoints, in the one order that never lets a packet pass unjudged.
+
+Adding: identity number → interest in its policy → local maps, locked → interface and programs → first
+mapstate applied → policy holds the number everywhere (AwaitIdentity) → addresses published → answer.
+Removing runs the other way: traffic off, addresses withdrawn, number released, policy entries last. A step
+that fails on the way in is undone, except the wait for policy: the endpoint stays locked and the caller
+asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from axoneme.lib import log
+from axoneme.lib.bpf.errors import BpfError
+from axoneme.lib.bpf.maps import BpfMap
+from axoneme.lib.errors import AlreadyExists, AxonemeError, InvalidArgument, NotFound, Unavailable
+from axoneme.lib.labels import LabelSet, workload_labels
+from axoneme.lib.policycodec import subject_key
+from shim.datapath import Datapath
+from shim.endpoints import Endpoint, EndpointState, EndpointTable
+from shim.ipam import Ipam, NumberPool
+from shim.ipcache import Rank
+from shim.maps import layout
+from shim.nodeipcache import NodeIpcache
+from shim.policies import PolicySink
+from shim.reconciler import Reconciler
+from shim.services import ControlPlane
+from shim.tables import MapTable
+
+logger = logging.getLogger(__name__)
+
+
+class InterestChanger(Protocol):
+    """The policy stream, as far as endpoints need it."""
+
+    async def change_interest(self, added: Collection[str] = (), removed: Collection[str] = ()) -> None:
+        """Declares which subjects live here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A workload that asks for an endpoint; labels as in the request, netns and interface name checked."""
+
+    namespace: str
+    pod_name: str
+    labels: tuple[str, ...]
+    netns: str
+    interface_name: str
+    request_id: str = ""
+
+
+class EndpointMap:
+    """`axoneme_ep`: which endpoint is behind an interface."""
+
+    def __init__(self, bpf_map: BpfMap, *, clock: Callable[[], float]) -> None:
+        self.reconciler = Reconciler(layout.EP.name, MapTable(bpf_map), clock=clock)
+
+    def write(self, endpoint: Endpoint) -> None:
+        """Writes the entry of an interface that exists. Raises Unavailable when the kernel refuses."""
+        if not endpoint.ifindex:
+            return
+        key = layout.endpoint_key(endpoint.ifindex)
+        self.reconciler.put({key: encode_endpoint(endpoint)})
+        self.reconciler.flush()
+        fault = self.reconciler.faults().get(key)
+        if fault is not None:
+            raise Unavailable(fault.message, reason="MAP_WRITE_FAILED")
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Forgets the interface."""
+        self.reconciler.discard([layout.endpoint_key(endpoint.ifindex)])
+        self.reconciler.flush()
+
+    def generation_of(self, endpoint: Endpoint) -> int:
+        """The policy generation that the kernel has for an endpoint; 0 when it has none."""
+        raw = self.reconciler.actual.get(layout.endpoint_key(endpoint.ifindex))
+        entry = layout.EndpointEntry.unpack(raw) if raw else None
+        return entry.policy_generation if entry and entry.endpoint_id == endpoint.endpoint_id else 0
+
+
+class Workloads:
+    """The endpoints of a node, with everything that an endpoint needs."""
+
+    def __init__(
+        self,
+        *,
+        cluster_name: str,
+        endpoints: EndpointTable,
+        datapath: Datapath,
+        ipcache: NodeIpcache,
+        policies: PolicySink,
+        endpoint_map: EndpointMap,
+        services: ControlPlane,
+        interest: InterestChanger,
+        checkpoint: Callable[[], None],
+        host_ip: Callable[[], str],
+        first_policy_seconds: float,
+    ) -> None:
+        self.endpoints = endpoints
+        self.ipam = Ipam()
+        self.released: set[int] = set()  # identities whose release is not confirmed yet
+        self.unpublished = 0  # times that an address went out before every node had its policy
+        self._cluster_name = cluster_name
+        self._numbers = NumberPool()
+        self._datapath = datapath
+        self._ipcache = ipcache
+        self._policies = policies
+        self._endpoint_map = endpoint_map
+        self._services = services
+        self._interest = interest
+        self._checkpoint = checkpoint
+        self._host_ip = host_ip
+        self._first_policy_seconds = first_policy_seconds
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    # --- adding
+
+    async def add(self, wanted: Wanted) -> Endpoint:
+        """Creates an endpoint, or finishes the creation of an equal one.
+
+        Raises AlreadyExists for another workload of that name, Unavailable while a service is away.
+        """
+        labels = workload_labels(wanted.labels, namespace=wanted.namespace, cluster=self._cluster_name)
+        async with self._lock(f"{wanted.namespace}/{wanted.pod_name}"):
+            endpoint = self.endpoints.find(wanted.namespace, wanted.pod_name)
+            if endpoint is None:
+                endpoint = await self._create(wanted, labels)
+            else:
+                _check_equal(endpoint, wanted, labels)
+            return await self._finish(endpoint)
+
+    async def _create(self, wanted: Wanted, labels: LabelSet) -> Endpoint:
+        async with self._lock(labels.key):
+            identity = await self._services.allocate_identity(labels, wanted.request_id)
+            endpoint = self._new_endpoint(wanted, labels, identity)
+            self.endpoints.put(endpoint)
+        try:
+            self._checkpoint()
+            await self._interest.change_interest(added=[subject_key(identity)])
+            endpoint = await self._connect(endpoint)
+            await self._policies.apply_to(endpoint.endpoint_id)
+        except (AxonemeError, BpfError, OSError) as error:
+            logger.warning(
+                "endpoint not created", extra={log.ENDPOINT: endpoint.name, log.ERROR: log.clip(error)}
+            )
+            await _try("endpoint not removed yet", self._remove(endpoint))
+            if isinstance(error, AxonemeError):
+                raise
+            raise Unavailable(str(error), reason="KERNEL_REFUSED") from error
+        return self.endpoints.require(endpoint.endpoint_id)
+
+    def _new_endpoint(self, wanted: Wanted, labels: LabelSet, identity: int) -> Endpoint:
+        number = self._numbers.allocate()
+        try:
+            ips = self.ipam.allocate(number)
+        except AxonemeError:
+            self._numbers.release(number)
+            raise
+        return Endpoint(
+            endpoint_id=number,
+            namespace=wanted.namespace,
+            pod_name=wanted.pod_name,
+            labels=labels,
+            identity=identity,
+            ips=ips,
+            netns=wanted.netns,
+            pod_interface=wanted.interface_name,
+            state_reason="waits for its first mapstate",
+        )
+
+    async def _connect(self, endpoint: Endpoint) -> Endpoint:
+        """Interface, local maps, programs; everything is dropped until there is a mapstate."""
+        interface = await self._datapath.create_interface(endpoint)
+        endpoint = self.endpoints.change(
+            endpoint.endpoint_id,
+            interface_name=interface.interface_name,
+            ifindex=interface.ifindex,
+            mac=interface.mac,
+            host_mac=interface.host_mac,
+        )
+        self._endpoint_map.write(endpoint)
+        self._ipcache.put_addresses(Rank.ENDPOINT, str(endpoint.endpoint_id), endpoint.identity, endpoint.ips)
+        self._ipcache.commit()
+        await self._datapath.attach(endpoint)
+        return endpoint
+
+    async def _finish(self, endpoint: Endpoint) -> Endpoint:
+        endpoint = await self._wait_for_policy(endpoint.endpoint_id)
+        if not endpoint.published:
+            await self._await_everywhere(endpoint)
+            await self._services.publish([endpoint], self._host_ip(), complete=False)
+            endpoint = self.endpoints.change(endpoint.endpoint_id, published=True)
+            self._checkpoint()
+        return endpoint
+
+    async def _wait_for_policy(self, endpoint_id: int) -> Endpoint:
+        """Returns once a mapstate is in force. Raises Unavailable after the configured time."""
+        changed = asyncio.Event()
+        stop = self.endpoints.listen(lambda number, _: changed.set() if number == endpoint_id else None)
+        try:
+            async with asyncio.timeout(self._first_policy_seconds):
+                while (endpoint := self.endpoints.require(endpoint_id)).state is EndpointState.LOCKED:
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError as error:
+            reason = self.endpoints.require(endpoint_id).state_reason
+            raise Unavailable(
+                f"endpoint {endpoint_id} stays locked: {reason}; is the policy service reachable?",
+                reason="POLICY_NOT_READY",
+            ) from error
+        finally:
+            stop()
+        return endpoint
+
+    async def _await_everywhere(self, endpoint: Endpoint) -> None:
+        """Other nodes get the number's policy before they can meet its address; slow ones are counted."""
+        try:
+            acknowledged = await self._services.await_identity(endpoint.identity, endpoint.labels)
+        except AxonemeError as error:
+            logger.warning(
+                "policy service not asked", extra={log.IDENTITY: endpoint.identity, log.ERROR: str(error)}
+            )
+            acknowledged = False
+        if not acknowledged:
+            self.unpublished += 1
+
+    # --- removing
+
+    async def delete(self, endpoint_id: int) -> None:
+        """Removes an endpoint; an absent one is fine. Raises Unavailable while the helper is away."""
+        endpoint = self.endpoints.get(endpoint_id)
+        if endpoint is None:
+            return
+        async with self._lock(endpoint.name):
+            if self.endpoints.get(endpoint_id) is not None:
+                await self._remove(self.endpoints.require(endpoint_id))
+
+    async def _remove(self, endpoint: Endpoint) -> None:
+        number = endpoint.endpoint_id
+        endpoint = self.endpoints.step(number, EndpointState.TERMINATING, "is being removed")
+        self._checkpoint()
+        await self._datapath.detach(endpoint)
+        if endpoint.published:
+            await _try("addresses not withdrawn", self._services.withdraw(endpoint.ips))
+        self._ipcache.put_addresses(Rank.ENDPOINT, str(number), endpoint.identity, ())
+        self._ipcache.commit()
+        await self._datapath.delete_interface(endpoint)
+        self._endpoint_map.remove(endpoint)
+        self.endpoints.remove(number)
+        await self._release(endpoint)
+        await self._policies.remove_endpoint(number)
+        self.ipam.release(number)
+        self._numbers.release(number)
+        self._checkpoint()
+
+    async def _release(self, endpoint: Endpoint) -> None:
+        """The node's reference and interest go with the last endpoint of an identity."""
+        async with self._lock(endpoint.labels.key):
+            if any(other.identity == endpoint.identity for other in self.endpoints):
+                return
+            self.released.add(endpoint.identity)
+            await self.retry_releases()
+            await self._interest.change_interest(removed=[subject_key(endpoint.identity)])
+
+    async def retry_releases(self) -> None:
+        """Releases identities that nobody here uses; what fails stays for the next time."""
+        self.released -= {endpoint.identity for endpoint in self.endpoints}
+        for identity in sorted(self.released):
+            if await _try("identity not released", self._services.release_identity(identity)):
+                self.released.discard(identity)
+
+    async def finish_removals(self) -> None:
+        """Goes on with removals that a failure or a restart interrupted."""
+        for endpoint in list(self.endpoints):
+            if endpoint.state is EndpointState.TERMINATING:
+                await _try("endpoint not removed yet", self.delete(endpoint.endpoint_id))
+
+    # --- restart
+
+    async def restore(self, stored: Collection[Endpoint]) -> None:
+        """Takes over endpoints of an earlier life with their interfaces, programs and maps."""
+        for endpoint in stored:
+            number = endpoint.endpoint_id
+            self._numbers.adopt(number)
+            outside = self.ipam.adopt(number, endpoint.ips)
+            if outside:
+                logger.warning(
+                    "addresses outside the PodCIDRs", extra={log.ENDPOINT: number, log.ADDRESS: outside}
+                )
+            self.endpoints.put(endpoint)
+        self._endpoint_map.reconciler.load()
+        interfaces = await self._datapath.interfaces()
+        for endpoint in list(self.endpoints):
+            if endpoint.state is EndpointState.TERMINATING:
+                continue
+            present = interfaces.get(endpoint.endpoint_id)
+            whole = present is not None and present.attached and present.ifindex == endpoint.ifindex
+            await self._restore(endpoint, whole=whole)
+
+    async def _restore(self, endpoint: Endpoint, *, whole: bool) -> None:
+        number = endpoint.endpoint_id
+        generation = max(endpoint.policy_generation, self._endpoint_map.generation_of(endpoint))
+        adopted = await self._policies.adopt(endpoint)
+        state = endpoint.state if adopted else EndpointState.LOCKED
+        reason = endpoint.state_reason if adopted else "waits for its first mapstate since the restart"
+        self.endpoints.put(replace(endpoint, state=state, state_reason=reason, policy_generation=generation))
+        try:
+            if whole:
+                self._endpoint_map.write(self.endpoints.require(number))
+                self._ipcache.put_addresses(Rank.ENDPOINT, str(number), endpoint.identity, endpoint.ips)
+            else:
+                await self._connect(self.endpoints.require(number))
+        except (NotFound, InvalidArgument) as error:
+            logger.warning("workload is gone", extra={log.ENDPOINT: number, log.ERROR: log.clip(error)})
+            self.endpoints.step(number, EndpointState.TERMINATING, "its network namespace is gone")
+        await self._interest.change_interest(added=[subject_key(endpoint.identity)])
+
+    async def repair_interfaces(self) -> list[str]:
+        """Attaches programs that are missing; returns what was repaired."""
+        interfaces = await self._datapath.interfaces()
+        repairs = []
+        for endpoint in self.endpoints:
+            present = interfaces.get(endpoint.endpoint_id)
+            if endpoint.state is EndpointState.TERMINATING or not endpoint.ifindex:
+                continue
+            if present is not None and not present.attached:
+                await self._datapath.attach(endpoint)
+                repairs.append(f"programs: {endpoint.interface_name}: missing, attached again")
+            elif present is None and await _try("interface not restored", self._reconnect(endpoint)):
+                repairs.append(f"interfaces: {endpoint.interface_name}: missing, made again")
+        return repairs
+
+    async def _reconnect(self, endpoint: Endpoint) -> None:
+        await self._connect(endpoint)
+
+    async def change_identity(self, endpoint: Endpoint, identity: int) -> None:
+        """Moves an endpoint to another number of its labels: the old one was lost with the store."""
+        number = endpoint.endpoint_id
+        await self._interest.change_interest(added=[subject_key(identity)])
+        endpoint = self.endpoints.change(number, identity=identity)
+        self._endpoint_map.write(endpoint)
+        self._ipcache.put_addresses(Rank.ENDPOINT, str(number), identity, endpoint.ips)
+        self._ipcache.commit()
+        await self._policies.apply_to(number)
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
+
+
+def encode_endpoint(endpoint: Endpoint) -> bytes:
+    """Value of `axoneme_ep`."""
+    raw = [layout.address_bytes(ip) for ip in endpoint.ips]
+    ipv4 = next((one[12:] for one, ip in zip(raw, endpoint.ips, strict=True) if ":" not in ip), bytes(4))
+    ipv6 = next((one for one, ip in zip(raw, endpoint.ips, strict=True) if ":" in ip), bytes(16))
+    return layout.EndpointEntry(
+        endpoint_id=endpoint.endpoint_id,
+        identity=endpoint.identity,
+        policy_generation=endpoint.policy_generation,
+        ipv4=ipv4,
+        ipv6=ipv6,
+        mac=_mac(endpoint.mac),
+        host_mac=_mac(endpoint.host_mac),
+    ).pack()
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", "")) if text else bytes(6)
+
+
+def _check_equal(endpoint: Endpoint, wanted: Wanted, labels: LabelSet) -> None:
+    if endpoint.state is EndpointState.TERMINATING:
+        raise Unavailable(f"endpoint {endpoint.endpoint_id} of that name is being removed; ask again")
+    if (endpoint.labels, endpoint.netns, endpoint.pod_interface) != (
+        labels,
+        wanted.netns,
+        wanted.interface_name,
+    ):
+        raise AlreadyExists(
+            f"{endpoint.name} is endpoint {endpoint.endpoint_id} with other labels, netns or interface;"
+            " delete it first",
+            reason="ENDPOINT_EXISTS",
+        )
+
+
+async def _try(text: str, doing: Awaitable[object]) -> bool:
+    """Awaits and logs an expected error instead of raising it; True when all went well."""
+    try:
+        await doing
+    except (AxonemeError, OSError) as error:
+        logger.warning(text, extra={log.ERROR: log.clip(error)})
+        return False
+    return True

@@ -1,0 +1,107 @@
+"""A namespace that stands for a node, with the privileged helper in it, and ones for workloads."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from axoneme.lib.errors import Unavailable
+from shim.privileged import protocol
+from shim.privileged.client import HelperClient
+from tests.waiting import eventually_sync
+
+ROOT = Path(__file__).parents[3]
+
+
+def ip(*words: str, netns: str = "") -> str:
+    prefix = ["ip", "-n", netns] if netns else ["ip"]
+    return subprocess.run([*prefix, *words], check=True, capture_output=True, text=True).stdout
+
+
+@dataclass
+class NodeLab:
+    """One node of a test; everything it makes is removed by `close`."""
+
+    directory: Path
+    name: str = field(default_factory=lambda: f"axt-{uuid.uuid4().hex[:8]}")
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    namespaces: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.add_namespace(self.name)
+        ip("link", "set", "lo", "up", netns=self.name)
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "run" / "helper.sock"
+
+    @property
+    def pins(self) -> Path:
+        return Path("/sys/fs/bpf/axoneme") / self.name / "v1"
+
+    def add_namespace(self, name: str) -> str:
+        ip("netns", "add", name)
+        self.namespaces.append(name)
+        return name
+
+    def add_workload(self) -> str:
+        """A namespace for a workload; returns its path."""
+        return f"/run/netns/{self.add_namespace(f'{self.name}-{len(self.namespaces)}')}"
+
+    def run(self, *words: str) -> subprocess.Popen[bytes]:
+        """Starts a command in the node's namespace; bpffs stays visible, unlike with `ip netns exec`."""
+        command = ["nsenter", f"--net=/run/netns/{self.name}", *words]
+        log = (self.directory / f"{len(self.processes)}.log").open("wb")
+        process = subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log)
+        log.close()
+        self.processes.append(process)
+        return process
+
+    def start_helper(self) -> HelperClient:
+        run_directory = str(self.directory / "run")
+        arguments = ("--node-name", self.name, "--run-directory", run_directory)
+        self.run(sys.executable, "-m", "shim.privileged", *arguments)
+        client = HelperClient(self.socket)
+
+        def answers() -> bool:
+            try:
+                return bool(client.call(protocol.Ping()))
+            except Unavailable:
+                return False
+
+        eventually_sync(answers, seconds=15)
+        return client
+
+    def exec(self, netns: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = ["nsenter", f"--net=/run/netns/{netns.rpartition('/')[2]}", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20)
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for name in self.namespaces:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        shutil.rmtree(self.pins.parent, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.pins.parent.rmdir()
+
+
+@contextlib.contextmanager
+def node_lab(directory: Path) -> Iterator[NodeLab]:
+    lab = NodeLab(directory)
+    try:
+        yield lab
+    finally:
+        lab.close()

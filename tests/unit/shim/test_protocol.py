@@ -1,0 +1,144 @@
+"""What the privileged helper lets through: exactly the requests of its list, exactly well formed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axoneme.lib.errors import InvalidArgument
+from shim.privileged import protocol
+
+GOOD: list[protocol.Request] = [
+    protocol.Ping(),
+    protocol.SetUpNode(router_ips=("10.1.0.1", "fd00:10:1::1")),
+    protocol.LoadPrograms(),
+    protocol.CreatePolicyMap(),
+    protocol.OpenPolicyMap(endpoint_id=7),
+    protocol.CreateInterface(
+        endpoint_id=7, netns="/run/netns/a-b.c", interface_name="eth0", ips=("10.1.0.2",)
+    ),
+    protocol.CreateInterface(endpoint_id=7, netns="/proc/12/ns/net", interface_name="eth0", ips=("fd00::2",)),
+    protocol.AttachEndpoint(endpoint_id=65_535, ips=("10.1.0.2",), mac="02:00:00:00:00:01"),
+    protocol.DetachEndpoint(endpoint_id=1),
+    protocol.DeleteInterface(endpoint_id=1),
+    protocol.ListInterfaces(),
+    protocol.SetRoutes(
+        upserts={"10.2.0.0/24": "192.0.2.1", "fd00::/64": "unreachable"}, removals=("10.3.0.0/24",)
+    ),
+    protocol.ListRoutes(),
+    protocol.ProbeFeatures(),
+]
+
+
+@pytest.mark.parametrize("request_", GOOD, ids=lambda one: one.op)
+def test_round_trip(request_: protocol.Request) -> None:
+    assert protocol.decode(protocol.encode(request_)) == request_
+
+
+def test_every_request_is_tried_above() -> None:
+    assert {type(one) for one in GOOD} == set(protocol.REQUESTS.values())
+
+
+CREATE = {"endpoint_id": 7, "netns": "/run/netns/a", "interface_name": "eth0", "ips": ["10.1.0.2"]}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("endpoint_id", value) for value in (0, -1, 65_536, True, "7", 7.0, None)),
+        *(
+            ("netns", value)
+            for value in (
+                "",
+                "a",
+                "/etc/passwd",
+                "/run/netns/",
+                "/run/netns/..",
+                "/run/netns/.hidden",
+                "/run/netns/a/b",
+                "/run/netns/a\n",
+                "/run/netns/a\0",
+                "/proc/self/ns/net",
+                "/proc/1/ns/mnt",
+                "/proc/0/ns/net",
+                "/run/netns/" + "a" * 200,
+                7,
+            )
+        ),
+        *(
+            ("interface_name", value)
+            for value in ("", "a" * 16, "../x", "a b", "a/b", "é", "eth0\n", "-x", 1)
+        ),
+        *(
+            ("ips", value)
+            for value in (
+                "10.1.0.2",
+                ["10.1.0.2/32"],
+                ["host"],
+                ["127.0.0.1"],
+                ["fe80::1"],
+                ["224.0.0.1"],
+                ["::"],
+                [1],
+                ["10.1.0.2"] * 9,
+            )
+        ),
+    ],
+)
+def test_bad_fields_are_named(field: str, value: Any) -> None:
+    packet = json.dumps({"op": "create_interface", "args": {**CREATE, field: value}}).encode()
+    with pytest.raises(InvalidArgument) as caught:
+        protocol.decode(packet)
+    assert caught.value.violations[0].field == field
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        {"0.0.0.0/0": "192.0.2.1"},
+        {"::/0": "2001:db8::1"},
+        {"10.2.0.1/24": "192.0.2.1"},
+        {"10.2.0.0/24": "2001:db8::1"},
+        {"10.2.0.0/24": "blackhole"},
+        {"127.0.0.0/8": "192.0.2.1"},
+        {"fe80::/64": "2001:db8::1"},
+    ],
+)
+def test_routes_that_would_take_over_the_node_are_refused(routes: dict[str, str]) -> None:
+    packet = json.dumps({"op": "set_routes", "args": {"upserts": routes, "removals": []}}).encode()
+    with pytest.raises(InvalidArgument):
+        protocol.decode(packet)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"null",
+        b'{"op": "ping"}',
+        b'{"op": "ping", "args": []}',
+        b'{"op": "ping", "args": {}, "more": 1}',
+        b'{"op": ["ping"], "args": {}}',
+        b'{"op": "exec", "args": {}}',
+        b'{"op": "open_policy_map", "args": {}}',
+        b"[" * 100_000,
+        b" " * (protocol.MAX_PACKET_BYTES + 1),
+    ],
+    ids=range(10),
+)
+def test_packets_outside_the_list(raw: bytes) -> None:
+    with pytest.raises(InvalidArgument):
+        protocol.decode(raw)
+
+
+@given(st.binary(max_size=300))
+def test_noise_never_gets_through(raw: bytes) -> None:
+    try:
+        request = protocol.decode(raw)
+    except InvalidArgument:
+        return
+    assert protocol.encode(request)

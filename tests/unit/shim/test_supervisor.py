@@ -1,0 +1,115 @@
+"""The supervisor with small processes: restart, order of stop, and no capability where none belongs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shim.supervisor import node_processes
+from tests.waiting import eventually_sync
+
+ROOT = Path(__file__).parents[3]
+
+SUPERVISE = """
+import sys
+from pathlib import Path
+from shim.supervisor import ProcessSpec, Supervisor
+folder = Path(sys.argv[1])
+child = (
+    "import os,signal,sys,time\\n"
+    "from pathlib import Path\\n"
+    "folder, name = Path(sys.argv[1]), sys.argv[2]\\n"
+    "def stop(*_):\\n"
+    "    with (folder / 'stops').open('a') as file: file.write(name + chr(10))\\n"
+    "    sys.exit(0)\\n"
+    "signal.signal(signal.SIGTERM, stop)\\n"
+    "status = Path('/proc/self/status').read_text()\\n"
+    "(folder / (name + '.tmp')).write_text(str(os.getpid()) + chr(10) + status)\\n"
+    "(folder / (name + '.tmp')).rename(folder / name)\\n"
+    "signal.pause()\\n"
+)
+specs = [
+    ProcessSpec(
+        name=name, command=(sys.executable, "-c", child, str(folder), name), unprivileged=name == "shim"
+    )
+    for name in ("helper", "shim")
+]
+sys.exit(Supervisor(specs).run())
+"""
+
+
+def status_of(folder: Path, name: str) -> tuple[int, dict[str, str]]:
+    pid, *lines = (folder / name).read_text().splitlines()
+    return int(pid), {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.root
+def test_restart_capabilities_and_order_of_stop(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISE, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    try:
+        eventually_sync(lambda: (tmp_path / "helper").exists() and (tmp_path / "shim").exists(), seconds=20)
+        pid, status = status_of(tmp_path, "shim")
+        for kind in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"):
+            assert int(status[kind], 16) == 0, kind
+        assert status["NoNewPrivs"] == "1"
+        assert status["Umask"] == "0077"
+        assert status["Uid"].split()[0] == "0"
+        assert int(status_of(tmp_path, "helper")[1]["CapEff"], 16) != 0
+        os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        eventually_sync(lambda: status_of(tmp_path, "shim")[0] != pid, seconds=20)
+        assert time.monotonic() - killed < 10
+        process.terminate()
+        assert process.wait(20) == 0
+        assert (tmp_path / "stops").read_text().split() == ["shim", "helper"]
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.root
+def test_children_end_with_a_killed_supervisor(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISE, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    eventually_sync(lambda: (tmp_path / "helper").exists() and (tmp_path / "shim").exists(), seconds=20)
+    process.kill()
+    process.wait()
+    eventually_sync(lambda: len((tmp_path / "stops").read_text().split()) == 2, seconds=20)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_processes_of_a_node(tmp_path: Path) -> None:
+    file = write(tmp_path / "node.toml", 'node_name = "n1"\nrun_directory = "/run/x"\n')
+    helper, shim = node_processes(file)
+    assert not helper.unprivileged
+    assert shim.unprivileged
+    assert "/run/x" in helper.command
+    assert str(file) in shim.command
+    write(file, 'node_name = "n1"\ndatapath = "memory"\n')
+    assert [spec.name for spec in node_processes(file)] == ["shim"]
+    write(file, "")
+    with pytest.raises(ValueError, match="node_name"):
+        node_processes(file)
+
+
+def test_supervisor_imports_the_standard_library_only() -> None:
+    code = (
+        "import sys; import shim.supervisor;"
+        "foreign = ('grpc', 'click', 'aiohttp', 'numpy', 'pyroute2', 'axoneme');"
+        "print([m for m in sys.modules if m.partition('.')[0] in foreign])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
