@@ -12,10 +12,10 @@ GEN_VENV := build/gen-venv
 GRPC_TOOLS := 1.76.0
 CHAPTER ?= policy
 
-CONTROL_PACKAGES := etcd-server curl
-NODE_PACKAGES := clang llvm libbpf-dev libbpf1 bpftool linux-libc-dev libc6-dev iproute2 iputils-ping iperf3 etcd-client util-linux nftables
+CONTROL_PACKAGES := python3-venv etcd-server curl
+NODE_PACKAGES := clang llvm libbpf-dev libbpf1 bpftool linux-libc-dev libc6-dev iproute2 iputils-ping iperf3 etcd-client util-linux
 
-.PHONY: help setup system demo test test-unit test-root bench bpf lint gen lock soak clean
+.PHONY: help setup system demo test test-unit bench bpf lint gen lock soak clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,7 @@ setup: system $(VENV)/.installed bpf ## install everything: system packages, vir
 system: ## install the Debian packages that are missing (root only; said in words otherwise)
 	@scripts/install-system-packages $(CONTROL_PACKAGES) $(NODE_PACKAGES)
 
-$(VENV)/bin/uv:
+$(VENV)/bin/uv: | system
 	@echo "creating $(VENV)"
 	@"$(PYTHON)" -m venv --clear $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 

@@ -1,0 +1,169 @@
+"""Which processes a cluster consists of, in which namespace each runs, and with which settings.
+
+Pure: gives commands and the text of configuration files; `laboratory` writes and starts them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from axoneme.lab.addresses import Addresses
+from axoneme.lab.files import ClusterFiles
+from axoneme.lab.network import entering
+from axoneme.lab.topology import PREFIX, Cluster, Node, Pod
+
+ETCD_BINARY = "etcd"
+BPFFS = Path("/sys/fs/bpf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedProcess:
+    """A process to start. `settings` become its TOML file; empty: it has none."""
+
+    name: str
+    command: list[str]
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlan:
+    """The processes of one cluster."""
+
+    cluster: Cluster
+    files: ClusterFiles
+    simulated: bool
+
+    @property
+    def addresses(self) -> Addresses:
+        return Addresses(cluster=self.cluster, simulated=self.simulated)
+
+    def etcd(self) -> PlannedProcess:
+        """etcd with TLS for clients and peers, on loopback only, under a CA that only services have."""
+        client, peer = f"https://{self.addresses.etcd}", f"https://{self.addresses.etcd_peer}"
+        ca, cert, key = (
+            str(self.files.certificate("etcd", name)) for name in ("ca.crt", "tls.crt", "tls.key")
+        )
+        command = [
+            *(
+                ETCD_BINARY,
+                "--name",
+                self.cluster.name,
+                "--data-dir",
+                str(self.files.etcd),
+                "--log-level",
+                "warn",
+            ),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", f"{self.cluster.name}={peer}"),
+            *("--client-cert-auth", "--trusted-ca-file", ca, "--cert-file", cert, "--key-file", key),
+            *("--peer-client-cert-auth", "--peer-trusted-ca-file", ca),
+            *("--peer-cert-file", cert, "--peer-key-file", key),
+        ]
+        return PlannedProcess(name="etcd", command=[*self._entering(self.cluster.control_netns), *command])
+
+    def services(self) -> list[PlannedProcess]:
+        """identity and policy: what nodes need."""
+        identity = {
+            **self._service("identity", self.addresses.identity),
+            "cluster_id": self.cluster.number,
+            "pod_cidr_pools": list(self.cluster.pod_cidr_pools),
+        }
+        policy = self._service("policy", self.addresses.policy)
+        control = self.cluster.control_netns
+        return [
+            self._axoneme("identity", ["identity"], control, {**identity, **self._etcd("identity")}),
+            self._axoneme("policy", ["policy"], control, {**policy, **self._etcd("policy")}),
+        ]
+
+    def relay(self) -> PlannedProcess:
+        settings = {
+            **self._service("relay", self.addresses.relay),
+            "peer_service": [self.addresses.observer(node) for node in self.cluster.nodes],
+        }
+        return self._axoneme("relay", ["relay"], self.cluster.control_netns, settings)
+
+    def node(self, node: Node) -> PlannedProcess:
+        """A node: its supervisor starts the helper and the shim. A simulated one is a shim alone: it
+        needs no privilege."""
+        settings = {
+            "node_name": node.name,
+            "cluster_name": self.cluster.name,
+            "cluster_id": self.cluster.number,
+            "trust_domain": self.cluster.trust_domain,
+            "identity_targets": [self.addresses.identity],
+            "policy_targets": [self.addresses.policy],
+            **self._tls(node.name),
+            "internal_ips": self.addresses.internal_ips(node),
+            "observer_listen": self.addresses.observer(node),
+            "metrics_address": self.addresses.metrics("node", node),
+            "run_directory": str(self.files.node(node.name)),
+            "state_directory": str(self.files.node(node.name) / "state"),
+            "bpffs": str(self.pins),
+            "datapath": "memory" if self.simulated else "kernel",
+            **self.cluster.settings.get("node", {}),
+        }
+        words = ["shim"] if self.simulated else ["node"]
+        return self._axoneme(node.name, words, self.cluster.netns(node.name), settings)
+
+    def webserver(self, pod: Pod) -> PlannedProcess:
+        module = ["-m", "axoneme.lab.webserver", "--name", pod.name, "--port", str(pod.http_port)]
+        netns = self.cluster.netns(pod.name)
+        return PlannedProcess(
+            name=f"web-{pod.name}", command=[*self._entering(netns), sys.executable, *module]
+        )
+
+    @property
+    def pins(self) -> Path:
+        """Root of the cluster's pins: apart from any real node's, and found by name afterwards."""
+        return BPFFS / f"{PREFIX}-{self.cluster.name}"
+
+    def context(self) -> dict[str, object]:
+        """How clients connect, as axoneme.client reads it."""
+        tls = {"ca": "ca.crt", "cert": "tls.crt", "key": "tls.key"}
+        return {
+            "cluster": self.cluster.name,
+            "trust_domain": self.cluster.trust_domain,
+            "identity": [self.addresses.identity],
+            "policy": [self.addresses.policy],
+            "relay": [self.addresses.relay],
+            "tls": {key: str(self.files.certificate("user", name)) for key, name in tls.items()},
+            "nodes": {node.name: str(self.files.shim_socket(node.name)) for node in self.cluster.nodes},
+            "simulated": self.simulated,
+        }
+
+    def inside_control(self) -> list[str]:
+        """Start of a command line that runs the rest beside the services."""
+        return self._entering(self.cluster.control_netns)
+
+    def _service(self, name: str, listen: str) -> dict[str, object]:
+        return {
+            "listen_address": listen,
+            "cluster_name": self.cluster.name,
+            "trust_domain": self.cluster.trust_domain,
+            **self._tls(name),
+            "metrics_address": self.addresses.metrics(name),
+            **self.cluster.settings.get(name, {}),
+        }
+
+    def _etcd(self, name: str) -> dict[str, object]:
+        files = {"etcd_ca_file": "ca.crt", "etcd_cert_file": "tls.crt", "etcd_key_file": "tls.key"}
+        paths = {key: str(self.files.certificate(f"{name}-etcd", file)) for key, file in files.items()}
+        return {"etcd_endpoints": [self.addresses.etcd], **paths}
+
+    def _tls(self, name: str) -> dict[str, object]:
+        files = {"ca_file": "ca.crt", "cert_file": "tls.crt", "key_file": "tls.key"}
+        return {key: str(self.files.certificate(name, file)) for key, file in files.items()}
+
+    def _axoneme(
+        self, name: str, words: list[str], netns: str, settings: Mapping[str, object]
+    ) -> PlannedProcess:
+        program = [sys.executable, "-m", "axoneme.cli.main", *words, "serve"]
+        command = [*self._entering(netns), *program, "--config", str(self.files.config(name))]
+        return PlannedProcess(name=name, command=command, settings=settings)
+
+    def _entering(self, netns: str) -> list[str]:
+        return [] if self.simulated else entering(netns)
