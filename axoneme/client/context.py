@@ -1,7 +1,8 @@
 """Where a cluster is and with which certificates: the context file.
 
 Searched in this order: the given file, $AXONEME_CONTEXT, ~/.config/axoneme/context.json, the laboratory that
-runs on this machine. No gRPC here, so that commands can look for their context before they import it.
+runs on this machine ($AXONEME_LAB_DIRECTORY; /run/axoneme/lab for root, else a directory of the user). No
+gRPC here, so that commands can look for their context before they import it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 from axoneme.lib.errors import FieldViolation, InvalidArgument, NotFound
 
 VARIABLE = "AXONEME_CONTEXT"
-LAB_DIRECTORY = Path("/run/axoneme/lab")
+LAB_VARIABLE = "AXONEME_LAB_DIRECTORY"
+SYSTEM_LAB_DIRECTORY = Path("/run/axoneme/lab")
 SERVICES = ("identity", "policy", "relay")
 
 
@@ -63,7 +65,7 @@ def load_context(
     *,
     cluster: str | None = None,
     environ: Mapping[str, str] | None = None,
-    lab_directory: Path = LAB_DIRECTORY,
+    lab_directory: Path | None = None,
 ) -> Context:
     """Finds and reads the context; `cluster` picks one of the lab. Raises NotFound, InvalidArgument."""
     environment = os.environ if environ is None else environ
@@ -74,7 +76,18 @@ def load_context(
     own = _home(environment) / "axoneme" / "context.json"
     if cluster is None and own.exists():
         return read_context(own)
-    return _lab_context(cluster, lab_directory)
+    return _lab_context(cluster, lab_directory or find_lab_directory(environment))
+
+
+def find_lab_directory(environ: Mapping[str, str]) -> Path:
+    """Directory of this user's laboratory, whether it runs or not."""
+    if chosen := environ.get(LAB_VARIABLE):
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return SYSTEM_LAB_DIRECTORY
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    state = Path(runtime) if runtime else Path(environ.get("HOME", "/")) / ".local" / "state"
+    return state / "axoneme" / "lab"
 
 
 def read_context(path: Path, *, from_lab: bool = False) -> Context:

@@ -18,18 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT_VARIABLE = "AXONEME_LAB_DIRECTORY"
-SYSTEM_ROOT = Path("/run/axoneme/lab")
+from axoneme.client.context import find_lab_directory
 
 
 def root_directory() -> Path:
     """Directory of this user's laboratory."""
-    if chosen := os.environ.get(ROOT_VARIABLE):
-        return Path(chosen)
-    if os.geteuid() == 0:
-        return SYSTEM_ROOT
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return (Path(runtime) if runtime else Path.home() / ".local" / "state") / "axoneme" / "lab"
+    return find_lab_directory(os.environ)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from axoneme.client.context import SYSTEM_LAB_DIRECTORY
 from axoneme.lab import certificates, endpoints, network, pods, processes, readiness, state
 from axoneme.lab.errors import LabError
-from axoneme.lab.files import SYSTEM_ROOT, toml, write_json, write_text
+from axoneme.lab.files import toml, write_json, write_text
 from axoneme.lab.plan import BPFFS, ETCD_BINARY, PlannedProcess
 from axoneme.lab.processes import Process
 from axoneme.lab.progress import Progress
@@ -51,7 +52,7 @@ def down(root: Path, progress: Progress, *, network_too: bool | None = None) -> 
     """Removes the laboratory and returns what it removed; empty when there was none."""
     recorded = state.load(root)
     if network_too is None:
-        network_too = not recorded.topology.simulated if recorded else root == SYSTEM_ROOT
+        network_too = not recorded.topology.simulated if recorded else root == SYSTEM_LAB_DIRECTORY
     network_too = network_too and os.geteuid() == 0
     removed = _stop_processes(recorded, with_namespaces=network_too, progress=progress)
     if network_too:
@@ -109,7 +110,7 @@ def locked(root: Path) -> Iterator[None]:
         raise LabError("another `axoneme lab` command is at work; wait for it") from error
     finally:
         os.close(handle)
-        if root == SYSTEM_ROOT:
+        if root == SYSTEM_LAB_DIRECTORY:
             with suppress(OSError):
                 root.parent.rmdir()  # empty once the laboratory is gone
 

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from axoneme.lab import processes as running
-from axoneme.lab.files import SYSTEM_ROOT
 from axoneme.lab.state import LabState
 
 
@@ -82,9 +81,6 @@ def summary(lab: LabState) -> str:
     first = lab.topology.pod_names()[:1]
     simulated = lab.topology.simulated
     hints = ["axoneme status", "axoneme lab status"]
-    if lab.root != SYSTEM_ROOT:
-        # Only the laboratory of root is found without being named.
-        hints.insert(0, 'eval "$(axoneme lab env)"')
     if first and not simulated:
         hints.insert(0, f"axoneme lab exec {first[0]} -- curl -sS http://backend:8080")
     heading = "the lab is up (simulated: no packets)" if simulated else "the lab is up"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from axoneme.client.context import SYSTEM_LAB_DIRECTORY
 from axoneme.lab import laboratory, topology
-from axoneme.lab.files import SYSTEM_ROOT
 from axoneme.lab.processes import alive
 from axoneme.lab.progress import Progress
 from tests.e2e import running
@@ -38,13 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def laboratory_of_the_session() -> Iterator[Running]:
     wanted = topology.from_document(TOPOLOGY, where="tests")
-    state = laboratory.up(wanted, SYSTEM_ROOT, Progress(quiet=True))
+    state = laboratory.up(wanted, SYSTEM_LAB_DIRECTORY, Progress(quiet=True))
     view = running.opened(state)
     try:
         yield view
     finally:
         view.client.close()
-        laboratory.down(SYSTEM_ROOT, Progress(quiet=True))
+        laboratory.down(SYSTEM_LAB_DIRECTORY, Progress(quiet=True))
 
 
 @pytest.fixture

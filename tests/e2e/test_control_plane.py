@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from axoneme.client.context import LAB_VARIABLE
 from axoneme.lab.addresses import Addresses
-from axoneme.lab.files import ROOT_VARIABLE
 from axoneme.lab.topology import from_flags
 from tests.e2e.policies import ALLOW_FRONTEND
 from tests.e2e.running import REPOSITORY
@@ -30,7 +30,7 @@ class Simulated:
     """Commands against a simulated laboratory in a directory of its own."""
 
     def __init__(self, root: Path) -> None:
-        self._environment = {**os.environ, ROOT_VARIABLE: str(root)}
+        self._environment = {**os.environ, LAB_VARIABLE: str(root)}
 
     def axoneme(self, *words: str, text: str | None = None, status: int = 0) -> str:
         done = subprocess.run(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from axoneme.client.context import SYSTEM_LAB_DIRECTORY
 from axoneme.lab import network, processes
-from axoneme.lab.files import SYSTEM_ROOT
 from axoneme.lab.plan import BPFFS
 from tests.e2e.running import Running
 
@@ -37,7 +37,7 @@ def test_down_after_a_massacre_leaves_nothing(
     for pid in everything[::2]:
         os.kill(pid, signal.SIGKILL)
     # The record is gone too: names alone must do.
-    (SYSTEM_ROOT / "lab.json").unlink()
+    (SYSTEM_LAB_DIRECTORY / "lab.json").unlink()
 
     assert lab.axoneme("lab", "down").startswith("removed: ")
 
@@ -45,6 +45,6 @@ def test_down_after_a_massacre_leaves_nothing(
     assert network.existing_namespaces() == []
     assert not (Path("/sys/class/net") / network.HOST_LINK).exists()
     assert list(BPFFS.glob("axolab-*")) == []
-    assert not SYSTEM_ROOT.exists()
+    assert not SYSTEM_LAB_DIRECTORY.exists()
     assert stranger.poll() is None
     assert "there was no lab" in lab.axoneme("lab", "down")

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from axoneme.client.context import SYSTEM_LAB_DIRECTORY
 from axoneme.lab import laboratory, state, topology
 from axoneme.lab.errors import LabError
-from axoneme.lab.files import SYSTEM_ROOT
 from axoneme.lab.progress import Progress
 from tests.e2e import running
 from tests.e2e.running import Running
@@ -23,10 +23,10 @@ def measured() -> Iterator[Running]:
     """Starts a laboratory. Raises CannotRunError without root, or beside a running one."""
     if sys.platform != "linux" or os.geteuid() != 0:
         raise CannotRunError("needs root on Linux")
-    if state.load(SYSTEM_ROOT) is not None:
+    if state.load(SYSTEM_LAB_DIRECTORY) is not None:
         raise CannotRunError("a lab is up: `axoneme lab down` first")
     try:
-        started = laboratory.up(topology.from_flags(pods=PODS), SYSTEM_ROOT, Progress(quiet=True))
+        started = laboratory.up(topology.from_flags(pods=PODS), SYSTEM_LAB_DIRECTORY, Progress(quiet=True))
     except LabError as error:
         raise CannotRunError(str(error)) from error
     view = running.opened(started)
@@ -34,4 +34,4 @@ def measured() -> Iterator[Running]:
         yield view
     finally:
         view.client.close()
-        laboratory.down(SYSTEM_ROOT, Progress(quiet=True))
+        laboratory.down(SYSTEM_LAB_DIRECTORY, Progress(quiet=True))

@@ -16,6 +16,6 @@ class Timing:
     catch_up_seconds: float = 10.0  # a replica behind the subscriber sends it elsewhere after this time
     snapshot_slot_seconds: float = 2.0  # a slow snapshot gives its slot to the next one after this time
     reconnect_first_seconds: float = 0.2
-    reconnect_limit_seconds: float = 30.0
+    reconnect_limit_seconds: float = 5.0  # a service that is back is in use again within this time
     silence_seconds: float = 95.0  # three heartbeats missed: the subscriber reconnects
     connect_seconds: float = 15.0  # from dialling to the accepted Hello

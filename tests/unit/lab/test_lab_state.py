@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from axoneme.client.context import LAB_VARIABLE
 from axoneme.lab import pods, state, topology
 from axoneme.lab.cli import lab
-from axoneme.lab.files import ROOT_VARIABLE, root_directory
+from axoneme.lab.files import root_directory
 from axoneme.lab.processes import Process
 from axoneme.lab.state import LabState
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "lab"))
+    monkeypatch.setenv(LAB_VARIABLE, str(tmp_path / "lab"))
     return tmp_path / "lab"
 
 
@@ -129,7 +130,7 @@ def test_pods_know_each_other_by_name(root: Path) -> None:
 
 
 def test_another_users_lab_lives_in_their_own_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.delenv(LAB_VARIABLE, raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     assert root_directory() == Path("/run/user/1000/axoneme/lab")
