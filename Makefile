@@ -12,7 +12,7 @@ GEN_VENV := build/gen-venv
 GRPC_TOOLS := 1.76.0
 CHAPTER ?= policy
 
-CONTROL_PACKAGES := python3-venv etcd-server curl
+CONTROL_PACKAGES := python3-venv etcd-server curl procps
 NODE_PACKAGES := clang llvm libbpf-dev libbpf1 bpftool linux-libc-dev libc6-dev iproute2 iputils-ping iperf3 etcd-client util-linux
 
 .PHONY: help setup system demo test test-unit bench bpf lint gen lock soak clean
@@ -51,7 +51,7 @@ bench: setup ## first figures: allocation, policy to kernel, TCP with and withou
 	@$(BIN)/python -m tests.perf
 
 soak: setup ## full counts of the random tests
-	@AXONEME_TEST_PROFILE=soak $(BIN)/python -m pytest tests -m "not e2e_only" --timeout 3600
+	@AXONEME_TEST_PROFILE=soak $(BIN)/python -m pytest tests --timeout 3600
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter, buf lint, buf breaking, generated stubs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

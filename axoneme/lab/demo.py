@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -228,7 +229,7 @@ def _await_kernel(changed: Callable[[], bool]) -> None:
 
 
 def _ending() -> str:
-    tries = (
+    tries: tuple[tuple[str, str], ...] = (
         ("axoneme status", "health of everything"),
         ("axoneme observe --follow", "flows as they happen"),
         (f"axoneme lab exec batch -- curl -sS --max-time 2 {URL}", "a packet that is dropped"),
@@ -237,6 +238,11 @@ def _ending() -> str:
         ('eval "$(axoneme lab env)"', "environment for hubble and grpcurl"),
         ("axoneme lab down", "remove everything"),
     )
+    if shutil.which("axoneme") is None:
+        tries = (
+            (f'export PATH="{Path(sys.executable).parent}:$PATH"', "so that this shell finds axoneme"),
+            *tries,
+        )
     width = max(len(command) for command, _ in tries)
     lines = [f"  {command.ljust(width)}  {what}" for command, what in tries]
     return "\n".join(["", _bold("The lab stays up. Try:"), *lines])
