@@ -2,8 +2,9 @@
 
 A domain raises one of these; the edge of a server (`grpcserver`) turns it into a status, `rpcerrors` turns a
 status back into one of these at the client. `code` is the *name* of a gRPC status, `reason` the
-machine-readable word that clients may compare. Anything else that escapes from a handler is a bug and becomes
-INTERNAL.
+machine-readable word that clients may compare: a value of `axoneme.api.error.v1.ErrorReason` without its
+prefix. That enum says what each one means and what the caller may do; a test keeps code and enum equal.
+Anything else that escapes from a handler is a bug and becomes INTERNAL.
 """
 
 # ruff: noqa: N818  named by the situation, as the status codes are
@@ -204,7 +205,7 @@ class ResourceExhausted(AxonemeError):
 
 
 class PoolExhausted(ResourceExhausted):
-    """No number or address is left."""
+    """No number or PodCIDR is left."""
 
     default_reason = "POOL_EXHAUSTED"
 

@@ -52,6 +52,7 @@ CALLERS_BY_METHOD: Mapping[str, frozenset[str]] = {
     _IDENTITY + "PublishAddresses": NODES,
     _IDENTITY + "WithdrawAddresses": NODES | ADMINS,
     _IDENTITY + "ListAddresses": READERS | NODES,
+    _IDENTITY + "WatchAddresses": READERS | NODES | {"svc/relay"},
     _IDENTITY + "SubscribeIpcache": NODES,
     _IDENTITY + "SubscribeNodes": NODES,
     _POLICY + "ApplyPolicy": ADMINS,

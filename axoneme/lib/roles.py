@@ -95,7 +95,7 @@ def parse_name_roles(entries: Iterable[str]) -> tuple[NameRole, ...]:
     for entry in entries:
         pattern, equals, role = entry.partition("=")
         if not equals or not pattern.strip():
-            raise InvalidArgument.of_field("name_roles", f"{entry!r} is not PATTERN=ROLE")
+            raise InvalidArgument.of_field("certificate_names", f"{entry!r} is not PATTERN=ROLE")
         rules.append(NameRole(pattern.strip(), parse_role(role.strip())))
     return tuple(rules)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axoneme.lib.config import option
+from axoneme.lib.roles import NameRole, parse_name_roles
 
 if TYPE_CHECKING:
     from axoneme.lib.tls import TlsFiles
@@ -27,6 +28,11 @@ class RelayConfig:
     cert_file: Path | None = option(None, "certificate of this service")
     key_file: Path | None = option(None, "key of this service's certificate")
     trust_domain: str = option("", "SPIFFE trust domain; empty means <cluster_name>.mesh")
+    certificate_names: tuple[str, ...] = option(
+        (),
+        "roles of certificates without a SPIFFE id, NAME=ROLE",
+        metavar="*.hubble-relay.cilium.io=user/reader/stock",
+    )
     cluster_name: str = option("default", "name of this cluster")
     retry_seconds: float = option(30.0, "longest delay before the peer service is asked again")
     sort_buffer: int = option(100, "responses held back to put flows of several nodes into time order")
@@ -43,6 +49,10 @@ class RelayConfig:
         if not (self.ca_file and self.cert_file and self.key_file):
             return None
         return TlsFiles(self.ca_file, self.cert_file, self.key_file)
+
+    def name_roles(self) -> tuple[NameRole, ...]:
+        """Roles of stock clients. Raises InvalidArgument."""
+        return parse_name_roles(self.certificate_names)
 
     def spiffe_domain(self) -> str:
         """The trust domain."""

@@ -66,7 +66,7 @@ async def running(
             observer_pb2_grpc.add_ObserverServicer_to_server(observer, server)
             return [SERVICE]
 
-        listener = grpcserver.Listener(cfg.listen_address, cfg.tls(), cfg.spiffe_domain())
+        listener = grpcserver.Listener(cfg.listen_address, cfg.tls(), cfg.spiffe_domain(), cfg.name_roles())
         server = await stack.enter_async_context(
             grpcserver.serving([listener], register, drain_seconds=cfg.drain_seconds, registry=registry)
         )

@@ -111,14 +111,14 @@ class RelayObserver(observer_pb2_grpc.ObserverServicer):
         self, request: observer_pb2.GetAgentEventsRequest, context: Context
     ) -> AsyncIterator[observer_pb2.GetAgentEventsResponse]:
         """Raises Unsupported: nodes keep no agent events."""
-        raise Unsupported("GetAgentEvents is not served by the relay", reason="NOT_SERVED")
+        raise Unsupported("GetAgentEvents is not served by the relay")
         yield  # an async generator, as the generated base class wants it
 
     async def GetDebugEvents(
         self, request: observer_pb2.GetDebugEventsRequest, context: Context
     ) -> AsyncIterator[observer_pb2.GetDebugEventsResponse]:
         """Raises Unsupported: nodes keep no debug events."""
-        raise Unsupported("GetDebugEvents is not served by the relay", reason="NOT_SERVED")
+        raise Unsupported("GetDebugEvents is not served by the relay")
         yield  # an async generator, as the generated base class wants it
 
     async def _greet(self, context: Context) -> None:

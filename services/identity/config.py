@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 from axoneme.lib import config
 from axoneme.lib.errors import FieldViolation, InvalidArgument
 from axoneme.lib.identities import MAX_CLUSTER_ID
-from services.identity.domain import Pool
+from axoneme.lib.roles import NameRole, parse_name_roles
+from services.identity.podcidrs import Pool
 
 if TYPE_CHECKING:
     from axoneme.lib.tls import TlsFiles
+
+
+MOST_ADDRESSES_PER_NODE = 4096
+"""A node declares all its addresses in one message, of which gRPC takes 4 MiB: 1 KiB for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,11 @@ class IdentityConfig:
     cert_file: Path | None = config.option(None, "certificate of this service (role svc/identity)")
     key_file: Path | None = config.option(None, "its key, mode 0600")
     trust_domain: str = config.option("", "SPIFFE trust domain [default: <cluster name>.mesh]")
+    certificate_names: tuple[str, ...] = config.option(
+        (),
+        "roles of certificates without a SPIFFE id, NAME=ROLE",
+        metavar="*.hubble-relay.cilium.io=user/reader/stock",
+    )
     cluster_name: str = config.option("default", "name of the cluster")
     cluster_id: int = config.option(0, "1–255, unique in the mesh; 0 for a cluster without mesh")
     pod_cidr_pools: tuple[str, ...] = config.option(
@@ -40,6 +50,8 @@ class IdentityConfig:
     redeclare_grace_seconds: float = config.option(
         60.0, "how long a node may declare itself again after an outage before it counts as gone"
     )
+    max_identities_per_node: int = config.option(1024, "identities that one node may refer to")
+    max_addresses_per_node: int = config.option(2048, "addresses that one node may publish, at most 4096")
     collect_seconds: float = config.option(900.0, "interval between collections of unused identities")
     metrics_address: str = config.option("127.0.0.1:9962", "host:port of /metrics, /healthz and /readyz")
     drain_seconds: float = config.option(5.0, "time that open calls get at shutdown")
@@ -54,6 +66,10 @@ class IdentityConfig:
             faults.append(FieldViolation("cluster_name", "needs 1–32 characters without '/'"))
         if self.node_lease_seconds < 1:
             faults.append(FieldViolation("node_lease_seconds", "must be at least 1"))
+        if self.max_identities_per_node < 1:
+            faults.append(FieldViolation("max_identities_per_node", "must be at least 1"))
+        if not 1 <= self.max_addresses_per_node <= MOST_ADDRESSES_PER_NODE:
+            faults.append(FieldViolation("max_addresses_per_node", f"must be 1–{MOST_ADDRESSES_PER_NODE}"))
         faults += [
             FieldViolation(name, "is not set")
             for name in ("ca_file", "cert_file", "key_file")
@@ -63,6 +79,7 @@ class IdentityConfig:
             text = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
             raise InvalidArgument(f"configuration: {text}", violations=faults)
         self.pools()
+        self.name_roles()
 
     def pools(self) -> tuple[Pool, ...]:
         """The pools. Raises InvalidArgument."""
@@ -75,6 +92,10 @@ class IdentityConfig:
     def etcd_tls(self) -> TlsFiles | None:
         """Certificate for etcd."""
         return _files(self.etcd_ca_file, self.etcd_cert_file, self.etcd_key_file)
+
+    def name_roles(self) -> tuple[NameRole, ...]:
+        """Roles of stock clients. Raises InvalidArgument."""
+        return parse_name_roles(self.certificate_names)
 
     def domain(self) -> str:
         """Trust domain."""

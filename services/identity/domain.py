@@ -1,4 +1,4 @@
-"""Identities, addresses and nodes, without I/O: state in, decision out.
+"""Identities, addresses and nodes, without I/O: state in, decision out. PodCIDRs are in `podcidrs`.
 
 Randomness comes in as a function. Errors name the field and the fix. Nothing here knows etcd or gRPC.
 """
@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from axoneme.lib import identities
-from axoneme.lib.errors import FailedPrecondition, FieldViolation, InvalidArgument, PoolExhausted
+from axoneme.lib.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    PoolExhausted,
+    ResourceExhausted,
+    StaleRevision,
+)
 from axoneme.lib.labels import CLUSTER_KEY, K8S, RESERVED, Label, LabelSet, invalid
+from services.identity.podcidrs import inside
 
-MAX_ADDRESSES = 512
 MAX_NODE_NAME = 253
 MAX_POD_CIDRS = 16
 MAX_NODE_LABELS = 128
@@ -25,9 +32,6 @@ PROTOCOLS = frozenset({"TCP", "UDP", "SCTP"})
 RESERVED_FOR_ADDRESSES = frozenset({identities.HEALTH, identities.INIT, identities.INGRESS})
 
 _NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +70,16 @@ class Node:
     observer_address: str = ""
 
 
-class PodCidrOverlap(FailedPrecondition):
-    """Two nodes cannot own one address."""
-
-    default_reason = "POD_CIDR_OVERLAP"
-
-
 class AddressOutsideNode(FailedPrecondition):
     """A node publishes addresses of its own PodCIDRs only."""
 
     default_reason = "ADDRESS_OUTSIDE_NODE"
+
+
+class NodeQuotaExceeded(ResourceExhausted):
+    """One node, broken or taken over, must not use up what all share."""
+
+    default_reason = "NODE_QUOTA_EXCEEDED"
 
 
 # --- identities
@@ -121,31 +125,16 @@ def choose_number(
     return free[draw(len(free))]
 
 
+def check_identity_quota(node_name: str, held: Collection[str], wanted: str, limit: int) -> None:
+    """Raises NodeQuotaExceeded when a node that refers to these label sets may not refer to one more."""
+    if wanted not in held and len(held) >= limit:
+        raise NodeQuotaExceeded(
+            f"node {node_name} refers to {len(held)} identities; option max_identities_per_node allows "
+            f"{limit}: release some, look for labels that change with every workload, or raise the option"
+        )
+
+
 # --- nodes
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Addresses of a cluster, given to nodes in blocks."""
-
-    network: Network
-    block: int
-
-    @classmethod
-    def parse(cls, text: str) -> Pool:
-        """Reads `10.1.0.0/16/24`. Raises InvalidArgument."""
-        pool, slash, block = text.rpartition("/")
-        try:
-            network = ipaddress.ip_network(pool)
-            if not slash or not network.prefixlen <= int(block) <= network.max_prefixlen:
-                raise ValueError("the block must be within the pool")
-            return cls(network, int(block))
-        except ValueError as error:
-            raise InvalidArgument.of_field("pod_cidr_pools", f"{text!r}: {error}; write POOL/BLOCK") from None
-
-    def blocks(self) -> Iterator[Network]:
-        """All blocks in order."""
-        yield from self.network.subnets(new_prefix=self.block)
 
 
 def checked_node(node: Node) -> Node:
@@ -179,75 +168,11 @@ def _canonical(
     return tuple(dict.fromkeys(found))
 
 
-def choose_pod_cidrs(
-    name: str, wanted: Sequence[str], pools: Sequence[Pool], cidrs_by_node: Mapping[str, Sequence[str]]
-) -> tuple[str, ...]:
-    """PodCIDRs of a node: the wanted ones, else those it has, else the first free block of each family.
-
-    Raises PodCidrOverlap naming the other node, PoolExhausted when a family has no free block.
-    """
-    others = [
-        (node, ipaddress.ip_network(cidr))
-        for node, cidrs in cidrs_by_node.items()
-        if node != name
-        for cidr in cidrs
-    ]
-    chosen = tuple(wanted) or tuple(cidrs_by_node.get(name, ()))
-    if not chosen:
-        return _free_blocks(pools, {network for _, network in others})
-    for position, cidr in enumerate(chosen):
-        network = ipaddress.ip_network(cidr)
-        for node, other in others:
-            if _overlap(network, other):
-                raise PodCidrOverlap(f"PodCIDR {cidr} overlaps {other} of node {node}; choose another")
-        for second in chosen[position + 1 :]:
-            if _overlap(network, ipaddress.ip_network(second)):
-                raise InvalidArgument.of_field("node.pod_cidrs", f"{cidr} and {second} overlap")
-    return chosen
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    return one.version == other.version and one.overlaps(other)
-
-
-def _free_blocks(pools: Sequence[Pool], taken: set[Network]) -> tuple[str, ...]:
-    found: list[str] = []
-    for version in (4, 6):
-        candidates = [pool for pool in pools if pool.network.version == version]
-        block = next((b for pool in candidates for b in pool.blocks() if _is_free(b, taken)), None)
-        if candidates and block is None:
-            raise PoolExhausted(
-                f"no free IPv{version} PodCIDR is left; add a pool or delete nodes that are gone"
-            )
-        if block is not None:
-            found.append(str(block))
-    return tuple(found)
-
-
-def _is_free(block: Network, taken: set[Network]) -> bool:
-    return block not in taken and not any(_overlap(block, other) for other in taken)
-
-
-def choose_router_ips(wanted: Sequence[str], pod_cidrs: Sequence[str]) -> tuple[str, ...]:
-    """The node's own addresses inside its PodCIDRs: wanted, else the first one of each family.
-
-    Raises InvalidArgument for an address outside.
-    """
-    networks = [ipaddress.ip_network(cidr) for cidr in pod_cidrs]
-    for ip in wanted:
-        if not any(_inside(ipaddress.ip_address(ip), network) for network in networks):
-            raise InvalidArgument.of_field("node.router_ips", f"{ip} is outside the PodCIDRs of the node")
-    if wanted:
-        return tuple(wanted)
-    first_by_version: dict[int, str] = {}
-    for network in networks:
-        if network.num_addresses > 1:
-            first_by_version.setdefault(network.version, str(network[1]))
-    return tuple(first_by_version.values())
-
-
-def _inside(ip: IpAddress, network: Network) -> bool:
-    return ip.version == network.version and ip in network
+def check_revision(node_name: str, present: int, expected: int) -> None:
+    """Raises StaleRevision unless the registration is at the expected revision; 0 expects nothing."""
+    if expected and expected != present:
+        state = f"is at revision {present}" if present else "is not registered"
+        raise StaleRevision(f"node {node_name} {state}, not at {expected}; read it again")
 
 
 # --- addresses
@@ -260,8 +185,6 @@ def checked_addresses(
 
     Raises InvalidArgument that names every fault, AddressOutsideNode for one outside the PodCIDRs.
     """
-    if len(addresses) > MAX_ADDRESSES:
-        raise InvalidArgument.of_field("addresses", f"{len(addresses)} are given; at most {MAX_ADDRESSES}")
     faults: list[FieldViolation] = []
     checked: dict[str, Address] = {}
     for position, address in enumerate(addresses):
@@ -278,11 +201,20 @@ def checked_addresses(
         )
     networks = [ipaddress.ip_network(cidr) for cidr in node.pod_cidrs]
     for ip in checked:
-        if not any(_inside(ipaddress.ip_address(ip), network) for network in networks):
+        if not any(inside(ipaddress.ip_address(ip), network) for network in networks):
             raise AddressOutsideNode(
                 f"address {ip} is outside the PodCIDRs of node {node.name} ({', '.join(node.pod_cidrs)})"
             )
     return list(checked.values())
+
+
+def check_address_quota(node_name: str, count: int, limit: int) -> None:
+    """Raises NodeQuotaExceeded when a node would have so many addresses."""
+    if count > limit:
+        raise NodeQuotaExceeded(
+            f"node {node_name} would have {count} addresses; option max_addresses_per_node allows {limit}: "
+            "withdraw some or raise the option"
+        )
 
 
 def _checked_address(

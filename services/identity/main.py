@@ -8,7 +8,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator
 
-from axoneme.lib import grpcserver, httpserver, lifecycle, log, telemetry  # isort: skip  (before grpc)
+from axoneme.lib import grpcserver, grpcsettings, httpserver, lifecycle, log, telemetry  # isort: skip  (before grpc)
 import grpc
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -21,18 +21,23 @@ from axoneme.lib.kvstore.etcd import EtcdStore
 from axoneme.lib.kvstore.port import Store
 from axoneme.lib.requests import RequestLog
 from axoneme.lib.tasks import TaskScope
+from services.identity.addresses import AddressRegistry
 from services.identity.allocation import Allocator
 from services.identity.config import IdentityConfig
+from services.identity.holdings import Holdings
 from services.identity.leases import LeaseBook
 from services.identity.mirror import Mirror
-from services.identity.registry import Registry
-from services.identity.server import IdentityServicer
+from services.identity.nodes import NodeRegistry
+from services.identity.references import References
+from services.identity.server import IdentityServicer, Writers
 from services.identity.state import ClusterState
 from services.identity.upkeep import Collector, Settling, describe_cluster, keep_description
 from services.identity.wire import IpcacheCodec, IpcacheItem, NodeItem, NodesCodec
 
 SERVICE = identity_pb2.DESCRIPTOR.services_by_name["IdentityService"].full_name
-GOODBYE = Failure("UNAVAILABLE", "SHUTTING_DOWN", "the service stops; connect to another replica")
+DECLARATION_BYTES = grpcsettings.SNAPSHOT_BYTES
+"""A node declares all its addresses in one message (see `config.MOST_ADDRESSES_PER_NODE`)."""
+GOODBYE = Failure("UNAVAILABLE", "DRAINING", "the service stops; connect to another replica")
 
 
 @contextlib.asynccontextmanager
@@ -64,8 +69,11 @@ async def serving(
         store_revision_now=mirror.catch_up,
     )
     mirror.attach(ipcache, nodes)
+    holdings = Holdings(store, cfg.max_identities_per_node)
     leases = LeaseBook(store, cfg.node_lease_seconds)
-    writes = Registry(store, mirror, Allocator(store, state, rng=rng), leases, cfg.pools())
+    members = NodeRegistry(store, mirror, leases, holdings, cfg.pools())
+    references = References(mirror, Allocator(store, state, rng=rng), members, holdings)
+    addresses = AddressRegistry(store, mirror, members, references, cfg.max_addresses_per_node)
 
     def start_streams() -> None:
         ipcache.set_ready(True)
@@ -76,13 +84,19 @@ async def serving(
     settling = Settling(
         store,
         mirror,
-        writes,
+        members,
         connected=lambda: bool(ipcache.subscribers() or nodes.subscribers()),
         set_ready=start_streams,
         grace_seconds=cfg.redeclare_grace_seconds,
     )
     servicer = IdentityServicer(
-        mirror, writes, ipcache, nodes, RequestLog(), cluster_id=cfg.cluster_id, heard=settling.heard
+        mirror,
+        Writers(members, references, addresses),
+        ipcache,
+        nodes,
+        RequestLog(),
+        cluster_id=cfg.cluster_id,
+        heard=settling.heard,
     )
 
     def register(server: grpc.aio.Server) -> list[str]:
@@ -91,9 +105,15 @@ async def serving(
 
     _gauges(registry, state)
     async with contextlib.AsyncExitStack() as stack:
-        listener = Listener(cfg.listen_address, cfg.tls(), cfg.domain())
+        listener = Listener(cfg.listen_address, cfg.tls(), cfg.domain(), cfg.name_roles())
         server = await stack.enter_async_context(
-            grpcserver.serving([listener], register, drain_seconds=cfg.drain_seconds, registry=registry)
+            grpcserver.serving(
+                [listener],
+                register,
+                drain_seconds=cfg.drain_seconds,
+                registry=registry,
+                options={"grpc.max_receive_message_length": DECLARATION_BYTES},
+            )
         )
         server.on_drain(lambda: ipcache.goodbye_all(GOODBYE))
         server.on_drain(lambda: nodes.goodbye_all(GOODBYE))

@@ -72,6 +72,9 @@ class Mirror:
         self.state = state
         self.identities: ChangeLog[int] = ChangeLog()
         self.nodes: ChangeLog[str] = ChangeLog()
+        self.addresses: ChangeLog[str] = ChangeLog()
+        self.restores = 0
+        """How often etcd went back in time under this process."""
         self.ipcache_revision = 0
         self.synced = asyncio.Event()
         self._store = store
@@ -98,6 +101,7 @@ class Mirror:
                     changes = self.state.replace(step.rows, step.revision)
                     self.identities.reset(step.revision)
                     self.nodes.reset(step.revision)
+                    self.addresses.reset(step.revision)
                     await self._tell(changes)
                 elif isinstance(step, Synced):
                     await self._tell(self.state.apply(events, step.revision))
@@ -109,6 +113,7 @@ class Mirror:
     def _start_over(self, revision: int) -> None:
         """After a restore all positions of subscribers are void."""
         self.state.revision = 0
+        self.restores += 1
         if self._ipcache is not None and self._nodes is not None:
             self._ipcache.reset(epoch=self._new_epoch(), store_revision=revision)
             self._nodes.reset(epoch=self._new_epoch(), store_revision=revision)
@@ -133,6 +138,7 @@ class Mirror:
             _apply(self._nodes, nodes, revision)
         self.identities.add(revision, changes.identities)
         self.nodes.add(revision, changes.nodes)
+        self.addresses.add(revision, changes.addresses)
         async with self._changed:
             self._changed.notify_all()
 
@@ -157,10 +163,15 @@ class Mirror:
                 await self.reached(written)
         return wanted
 
-    async def beyond(self, revision: int) -> None:
-        """Waits until the state has moved on from a revision."""
+    async def beyond(self, revision: int, restores: int) -> None:
+        """Waits until the state has moved on from a revision.
+
+        Raises RevisionCompacted when etcd was restored more often than the caller knows.
+        """
         async with self._changed:
-            await self._changed.wait_for(lambda: self.state.revision > revision)
+            await self._changed.wait_for(lambda: self.state.revision > revision or self.restores != restores)
+        if self.restores != restores:
+            raise RevisionCompacted("an older backup of etcd was restored; watch again from 0")
 
     def check_ready(self) -> None:
         """Raises NotReady before the first listing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from axoneme.lib import grpcsettings  # isort: skip  (before grpc)
@@ -17,12 +18,14 @@ from axoneme.lib import identities
 from axoneme.lib.errors import InvalidArgument, NotFound
 from axoneme.lib.grpcserver import caller, require_node
 from axoneme.lib.intentstream import StreamHost
-from axoneme.lib.kvstore import layout
 from axoneme.lib.pagination import page
 from axoneme.lib.requests import RequestLog
 from services.identity import wire
+from services.identity.addresses import AddressRegistry
 from services.identity.mirror import Mirror
-from services.identity.registry import Registry
+from services.identity.nodes import NodeRegistry
+from services.identity.references import References
+from services.identity.watch import Watched, watch
 from services.identity.wire import IpcacheItem, NodeItem
 
 assert grpcsettings.ENVIRONMENT
@@ -32,13 +35,22 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Answer = TypeVar("Answer")
 
 
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """Who writes what."""
+
+    nodes: NodeRegistry
+    references: References
+    addresses: AddressRegistry
+
+
 class IdentityServicer(pb_grpc.IdentityServiceServicer):
     """The service of one cluster."""
 
     def __init__(
         self,
         mirror: Mirror,
-        registry: Registry,
+        writers: Writers,
         ipcache: StreamHost[IpcacheItem],
         nodes: StreamHost[NodeItem],
         requests: RequestLog,
@@ -46,9 +58,22 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
         cluster_id: int,
         heard: Callable[[], None],
     ) -> None:
-        self._mirror, self._registry, self._ipcache, self._nodes = mirror, registry, ipcache, nodes
+        self._mirror, self._write, self._ipcache, self._nodes = mirror, writers, ipcache, nodes
         self._requests, self._cluster_id, self._heard = requests, cluster_id, heard
         self._state = mirror.state
+        self._watched_identities = Watched(
+            mirror.identities, lambda: self._state.identities, self._identity, pb.WatchIdentitiesResponse
+        )
+        self._watched_nodes = Watched(
+            mirror.nodes,
+            lambda: self._state.nodes,
+            self._node,
+            pb.WatchNodesResponse,
+            shown_key=lambda key: key.partition("/")[2],
+        )
+        self._watched_addresses = Watched(
+            mirror.addresses, lambda: self._state.addresses, self._address, pb.WatchAddressesResponse
+        )
 
     # --- identities
 
@@ -58,7 +83,9 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
         self._admit(context, request.node_name)
 
         async def allocate() -> pb.AllocateIdentityResponse:
-            found, labels = await self._registry.allocate(request.labels, request.node_name)
+            found, labels = await self._write.references.allocate(
+                request.labels, request.node_name, dry=request.validate_only
+            )
             message = wire.identity_message(found.number, labels)
             return pb.AllocateIdentityResponse(
                 identity=message, allocated=found.allocated, revision=found.revision
@@ -72,7 +99,9 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
         self._admit(context, request.node_name)
 
         async def release() -> pb.ReleaseIdentityResponse:
-            revision = await self._registry.release(request.identity, request.node_name)
+            revision = await self._write.references.release(
+                request.identity, request.node_name, dry=request.validate_only
+            )
             return pb.ReleaseIdentityResponse(revision=revision)
 
         return await self._once(context, "ReleaseIdentity", request, release)
@@ -103,25 +132,8 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
     async def WatchIdentities(
         self, request: pb.WatchIdentitiesRequest, context: Context
     ) -> AsyncIterator[pb.WatchIdentitiesResponse]:
-        self._mirror.check_ready()
-        position = request.revision
-        if not position:
-            position = self._state.revision
-            for number in sorted(self._state.identities):
-                message = self._identity(number)
-                if message is not None:
-                    yield pb.WatchIdentitiesResponse(revision=position, put=message)
-            yield pb.WatchIdentitiesResponse(revision=position, bookmark=True)
-        while True:
-            reached = self._state.revision
-            for number in sorted(self._mirror.identities.since(position)):
-                message = self._identity(number)
-                if message is not None:
-                    yield pb.WatchIdentitiesResponse(revision=reached, put=message)
-                else:
-                    yield pb.WatchIdentitiesResponse(revision=reached, deleted=number)
-            position = max(position, reached)
-            await self._mirror.beyond(position)
+        async for step in watch(self._mirror, self._watched_identities, request.revision):
+            yield step
 
     def _identity(self, number: int) -> pb.Identity | None:
         reserved = identities.RESERVED.get(number)
@@ -139,23 +151,32 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
 
         async def register() -> pb.RegisterNodeResponse:
             wanted = wire.node_of(request.node, self._state.cluster, self._cluster_id)
-            node, revision = await self._registry.register(wanted)
+            found = await self._write.nodes.register(
+                wanted, expected_revision=request.expected_revision, dry=request.validate_only
+            )
             return pb.RegisterNodeResponse(
-                node=wire.node_message(node), lease_ttl=self._lease_ttl(), revision=revision
+                node=wire.node_message(found.node, found.record_revision),
+                lease_ttl=self._lease_ttl(),
+                revision=found.revision,
             )
 
         return await self._once(context, "RegisterNode", request, register)
 
     async def RenewNode(self, request: pb.RenewNodeRequest, context: Context) -> pb.RenewNodeResponse:
         self._admit(context, request.node_name)
-        await self._registry.renew(request.node_name)
+        await self._write.nodes.renew(request.node_name)
         return pb.RenewNodeResponse(lease_ttl=self._lease_ttl())
 
     async def DeleteNode(self, request: pb.DeleteNodeRequest, context: Context) -> pb.DeleteNodeResponse:
         self._admit(context, request.node_name)
 
         async def delete() -> pb.DeleteNodeResponse:
-            return pb.DeleteNodeResponse(revision=await self._registry.delete_node(request.node_name))
+            revision = await self._write.nodes.delete(
+                request.node_name,
+                expected_revision=request.expected_revision,
+                dry=request.validate_only,
+            )
+            return pb.DeleteNodeResponse(revision=revision)
 
         return await self._once(context, "DeleteNode", request, delete)
 
@@ -163,31 +184,18 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
         self._mirror.check_ready()
         names = sorted(name for name in self._state.nodes if request.filter in name.partition("/")[2])
         chosen, token = page(names, str, request.page_size, request.page_token)
-        messages = [wire.node_message(self._state.nodes[name].value) for name in chosen]
+        messages = [message for name in chosen if (message := self._node(name)) is not None]
         return pb.ListNodesResponse(nodes=messages, next_page_token=token, revision=self._state.revision)
 
     async def WatchNodes(
         self, request: pb.WatchNodesRequest, context: Context
     ) -> AsyncIterator[pb.WatchNodesResponse]:
-        self._mirror.check_ready()
-        position = request.revision
-        if not position:
-            position = self._state.revision
-            for name in sorted(self._state.nodes):
-                row = self._state.nodes.get(name)
-                if row is not None:
-                    yield pb.WatchNodesResponse(revision=position, put=wire.node_message(row.value))
-            yield pb.WatchNodesResponse(revision=position, bookmark=True)
-        while True:
-            reached = self._state.revision
-            for name in sorted(self._mirror.nodes.since(position)):
-                row = self._state.nodes.get(name)
-                if row is not None:
-                    yield pb.WatchNodesResponse(revision=reached, put=wire.node_message(row.value))
-                else:
-                    yield pb.WatchNodesResponse(revision=reached, deleted=name.partition("/")[2])
-            position = max(position, reached)
-            await self._mirror.beyond(position)
+        async for step in watch(self._mirror, self._watched_nodes, request.revision):
+            yield step
+
+    def _node(self, key: str) -> pb.Node | None:
+        row, record = self._state.nodes.get(key), self._state.records.get(key.partition("/")[2])
+        return wire.node_message(row.value, record.mod_revision if record else 0) if row else None
 
     # --- addresses
 
@@ -198,7 +206,11 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
 
         async def publish() -> pb.PublishAddressesResponse:
             wanted = wire.addresses_of(request.addresses)
-            revision = await self._registry.publish(request.node_name, wanted, complete=request.complete)
+            revision = await self._write.addresses.publish(
+                request.node_name, wanted, complete=request.complete, dry=request.validate_only
+            )
+            if request.validate_only:
+                return pb.PublishAddressesResponse(revision=revision)
             late = await self._ipcache.wait_acknowledged(
                 self._mirror.ipcache_revision, timeout=ACKNOWLEDGE_SECONDS
             )
@@ -212,7 +224,9 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
         self._admit(context, request.node_name)
 
         async def withdraw() -> pb.WithdrawAddressesResponse:
-            revision = await self._registry.withdraw(request.node_name, request.ips)
+            revision = await self._write.addresses.withdraw(
+                request.node_name, request.ips, dry=request.validate_only
+            )
             return pb.WithdrawAddressesResponse(revision=revision)
 
         return await self._once(context, "WithdrawAddresses", request, withdraw)
@@ -221,9 +235,6 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
         self, request: pb.ListAddressesRequest, context: Context
     ) -> pb.ListAddressesResponse:
         self._mirror.check_ready()
-        node_by_ip = {
-            ip: row.value.name for row in self._state.nodes.values() for ip in row.value.internal_ips
-        }
         wanted = request.filter
         ips = sorted(
             ip
@@ -231,14 +242,21 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
             if not wanted or wanted in ip or wanted in row.value.namespace or wanted in row.value.pod_name
         )
         chosen, token = page(ips, str, request.page_size, request.page_token)
-        messages = []
-        for ip in chosen:
-            address = self._state.addresses[ip].value
-            owner = self._state.held.get(layout.ip_key(ip)) or node_by_ip.get(address.host_ip, "")
-            messages.append(wire.address_message(address, owner))
         return pb.ListAddressesResponse(
-            addresses=messages, next_page_token=token, revision=self._state.revision
+            addresses=[message for ip in chosen if (message := self._address(ip)) is not None],
+            next_page_token=token,
+            revision=self._state.revision,
         )
+
+    async def WatchAddresses(
+        self, request: pb.WatchAddressesRequest, context: Context
+    ) -> AsyncIterator[pb.WatchAddressesResponse]:
+        async for step in watch(self._mirror, self._watched_addresses, request.revision):
+            yield step
+
+    def _address(self, ip: str) -> pb.Address | None:
+        row = self._state.addresses.get(ip)
+        return wire.address_message(row.value, self._state.owner_of(ip)) if row else None
 
     # --- streams
 
@@ -272,4 +290,4 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
         return await asyncio.shield(work)
 
     def _lease_ttl(self) -> Duration:
-        return Duration(seconds=self._registry.lease_seconds)
+        return Duration(seconds=self._write.nodes.lease_seconds)

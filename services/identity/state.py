@@ -27,6 +27,7 @@ from services.identity.records import (
     decode_record,
 )
 
+K = TypeVar("K")
 V = TypeVar("V")
 
 WITHDRAWN = layout.PROGRESS + "withdrawn"
@@ -43,7 +44,7 @@ class Stored(Generic[V]):
 
 @dataclass(slots=True)
 class Changes:
-    """Keys whose value changed or went away."""
+    """Keys whose value changed or went away; nodes also when only their registration changed."""
 
     identities: set[int] = field(default_factory=set)
     addresses: set[str] = field(default_factory=set)
@@ -67,6 +68,9 @@ class ClusterState:
         self.malformed = 0
         self._numbers_by_labels: dict[LabelSet, set[int]] = {}
         self._node_by_lease: dict[int, str] = {}
+        self._ips_by_lease: dict[int, set[str]] = {}
+        self._ips_by_host: dict[str, set[str]] = {}
+        self._node_by_host: dict[str, str] | None = None
 
     @staticmethod
     def prefixes(cluster: str) -> tuple[str, ...]:
@@ -105,13 +109,25 @@ class ClusterState:
     def owned_by(self, name: str) -> dict[str, Stored[Address]]:
         """Addresses that hang on a node: on its leases, or behind its own address."""
         record, node = self.records.get(name), self.node(name)
-        leases = set(record.value.leases) if record else set()
-        hosts = set(node.value.internal_ips) if node else set()
-        return {
-            ip: row
-            for ip, row in self.addresses.items()
-            if row.lease in leases or row.value.host_ip in hosts or self.held.get(layout.ip_key(ip)) == name
+        ips = {
+            key.removeprefix(layout.IPS)
+            for key, owner in self.held.items()
+            if owner == name and key.startswith(layout.IPS)
         }
+        for lease in record.value.leases if record else ():
+            ips |= self._ips_by_lease.get(lease, set())
+        for host in node.value.internal_ips if node else ():
+            ips |= self._ips_by_host.get(host, set())
+        return {ip: self.addresses[ip] for ip in ips}
+
+    def owner_of(self, ip: str) -> str:
+        """The node that holds an address of the state, "" for none that is known."""
+        if self._node_by_host is None:
+            self._node_by_host = {
+                host: row.value.name for row in self.nodes.values() for host in row.value.internal_ips
+            }
+        held_for = self.held.get(layout.ip_key(ip))
+        return held_for or self._node_by_host.get(self.addresses[ip].value.host_ip, "")
 
     def replace(self, rows: Sequence[Row], revision: int) -> Changes:
         """Takes a whole listing; what is missing goes away, as an expiry would."""
@@ -163,11 +179,15 @@ class ClusterState:
             address = decode_address(ip, row.value)
             if not identities.is_reserved(address.identity) and address.identity not in self.block:
                 raise MalformedValueError(f"{key} has a number outside the block of the cluster")
+            self._unindex(ip)
             self._changed(self.addresses, ip, Stored(address, row.mod_revision, row.lease), changes.addresses)
+            self._ips_by_lease.setdefault(row.lease, set()).add(ip)
+            self._ips_by_host.setdefault(address.host_ip, set()).add(ip)
         elif key.startswith(layout.NODES):
             name, node = key.removeprefix(layout.NODES), decode_node(row.value)
             if f"{node.cluster}/{node.name}" != name:
                 raise MalformedValueError(f"{key} is for {node.cluster}/{node.name}")
+            self._node_by_host = None
             self._changed(self.nodes, name, Stored(node, row.mod_revision, row.lease), changes.nodes)
         elif key.startswith(layout.NODE_RECORDS):
             record = Stored(decode_record(row.value), row.mod_revision)
@@ -193,13 +213,12 @@ class ClusterState:
         changes.identities.add(number)
 
     def _forget_labels(self, number: int, labels: LabelSet) -> None:
-        numbers = self._numbers_by_labels[labels]
-        numbers.discard(number)
-        if not numbers:
-            del self._numbers_by_labels[labels]
+        _discard(self._numbers_by_labels, labels, number)
 
     def _put_record(self, name: str, record: Stored[NodeRecord], changes: Changes) -> None:
         self.records[name] = record
+        if self.node(name) is not None:
+            changes.nodes.add(f"{self.cluster}/{name}")  # its revision is shown with the node
         for lease in record.value.leases:
             self._node_by_lease[lease] = name
         if record.value.declared or record.value.expired:
@@ -246,12 +265,20 @@ class ClusterState:
     def _drop(self, key: str, changes: Changes) -> None:
         if key.startswith(layout.IPS):
             ip = key.removeprefix(layout.IPS)
+            self._unindex(ip)
             if self.addresses.pop(ip, None) is not None:
                 changes.addresses.add(ip)
         elif key.startswith(layout.NODES):
             name = key.removeprefix(layout.NODES)
+            self._node_by_host = None
             if self.nodes.pop(name, None) is not None:
                 changes.nodes.add(name)
+
+    def _unindex(self, ip: str) -> None:
+        row = self.addresses.get(ip)
+        if row is not None:
+            _discard(self._ips_by_lease, row.lease, ip)
+            _discard(self._ips_by_host, row.value.host_ip, ip)
 
     def _keys(self) -> list[str]:
         return [
@@ -261,3 +288,10 @@ class ClusterState:
             *(layout.record_key(self.cluster, name) for name in self.records),
             *(layout.tombstone_key(number) for number in self.tombstones),
         ]
+
+
+def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
+    values = index[key]
+    values.discard(value)
+    if not values:
+        del index[key]

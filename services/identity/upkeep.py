@@ -21,7 +21,7 @@ from axoneme.lib.kvstore.port import (
 from services.identity import records
 from services.identity.grace import Grace
 from services.identity.mirror import Mirror
-from services.identity.registry import Registry
+from services.identity.nodes import NodeRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Settling:
         self,
         store: Store,
         mirror: Mirror,
-        registry: Registry,
+        registry: NodeRegistry,
         connected: Callable[[], bool],
         set_ready: Callable[[], None],
         *,

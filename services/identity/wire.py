@@ -145,8 +145,8 @@ def ipcache_message(item: PrefixItem) -> pb.IpcacheEntry:
     )
 
 
-def node_message(node: Node) -> pb.Node:
-    """A node."""
+def node_message(node: Node, revision: int = 0) -> pb.Node:
+    """A node; the streams to the shims leave the revision of its registration out."""
     return pb.Node(
         name=node.name,
         cluster=node.cluster,
@@ -156,6 +156,7 @@ def node_message(node: Node) -> pb.Node:
         router_ips=node.router_ips,
         labels=dict(node.labels),
         observer_address=node.observer_address,
+        revision=revision,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axoneme.lib.config import option
+from axoneme.lib.roles import NameRole, parse_name_roles
 
 if TYPE_CHECKING:
     from axoneme.lib.tls import TlsFiles
@@ -28,6 +29,11 @@ class PolicyConfig:
     cert_file: Path | None = option(None, "certificate of this service")
     key_file: Path | None = option(None, "key of this service's certificate")
     trust_domain: str = option("", "SPIFFE trust domain; empty means <cluster_name>.mesh")
+    certificate_names: tuple[str, ...] = option(
+        (),
+        "roles of certificates without a SPIFFE id, NAME=ROLE",
+        metavar="*.hubble-relay.cilium.io=user/reader/stock",
+    )
     cluster_name: str = option("default", "name of this cluster")
     drain_seconds: float = option(5.0, "time that open calls get at shutdown")
     log_level: str = option("info", "debug, info, warning or error")
@@ -39,6 +45,10 @@ class PolicyConfig:
     def etcd_tls(self) -> TlsFiles | None:
         """The files for etcd."""
         return _files(self.etcd_ca_file, self.etcd_cert_file, self.etcd_key_file)
+
+    def name_roles(self) -> tuple[NameRole, ...]:
+        """Roles of stock clients. Raises InvalidArgument."""
+        return parse_name_roles(self.certificate_names)
 
     def spiffe_domain(self) -> str:
         """The trust domain."""

@@ -58,7 +58,7 @@ async def run(cfg: PolicyConfig) -> int:
             policy_pb2_grpc.add_PolicyServiceServicer_to_server(servicer, server)
             return [SERVICE]
 
-        listener = grpcserver.Listener(cfg.listen_address, cfg.tls(), cfg.spiffe_domain())
+        listener = grpcserver.Listener(cfg.listen_address, cfg.tls(), cfg.spiffe_domain(), cfg.name_roles())
         server = await stack.enter_async_context(
             grpcserver.serving([listener], register, drain_seconds=cfg.drain_seconds, registry=registry)
         )

@@ -14,7 +14,7 @@ from axoneme.lib.errors import (
     FieldViolation,
     InvalidArgument,
     NotFound,
-    Unavailable,
+    NotReady,
 )
 from axoneme.lib.grpcserver import caller
 from axoneme.lib.kvstore.port import ReadStore
@@ -175,7 +175,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
 
     def _require_ready(self) -> None:
         if not self._state.ready:
-            raise Unavailable("the policies were not read from the store yet", reason="NOT_READY")
+            raise NotReady("the policies were not read from the store yet")
 
 
 async def _parse(text: str, namespace: str) -> list[ParsedPolicy]:

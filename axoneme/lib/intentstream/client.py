@@ -229,7 +229,7 @@ class IntentClient(Generic[V]):
             try:
                 update = self._codec.decode(response, self._subscriber.desired.get)
             except ValueError as error:
-                raise StreamEndedError("INTERNAL", "BROKEN_ENVELOPE", str(error)) from error
+                raise StreamEndedError("INTERNAL", "STREAM_BROKEN", str(error)) from error
             step = self._subscriber.receive(update)
             if step.goodbye is None:
                 if step.delta is not None:
@@ -306,5 +306,5 @@ def _end_of(error: Exception) -> StreamEndedError:
     if isinstance(error, grpc.aio.AioRpcError):
         return StreamEndedError(error.code().name, "", error.details() or "")
     if isinstance(error, TimeoutError):
-        return StreamEndedError("DEADLINE_EXCEEDED", "SILENCE", "the service did not answer in time")
+        return StreamEndedError("DEADLINE_EXCEEDED", "STALLED", "the service did not answer in time")
     return StreamEndedError("UNAVAILABLE", "", repr(error))

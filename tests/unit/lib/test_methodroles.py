@@ -62,6 +62,7 @@ IdentityService/WatchNodes                node reader admin local relay
 IdentityService/PublishAddresses          node local
 IdentityService/WithdrawAddresses         node admin local
 IdentityService/ListAddresses             node reader admin local
+IdentityService/WatchAddresses            node reader admin local relay
 IdentityService/SubscribeIpcache          node local
 IdentityService/SubscribeNodes            node local
 PolicyService/ApplyPolicy                 admin local

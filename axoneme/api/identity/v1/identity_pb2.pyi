@@ -74,6 +74,7 @@ class Node(google.protobuf.message.Message):
     ROUTER_IPS_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     OBSERVER_ADDRESS_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name within its cluster: at most 253 characters of a DNS name."""
     cluster: builtins.str
@@ -82,6 +83,10 @@ class Node(google.protobuf.message.Message):
     """1–255, 0 for a cluster without mesh; set by the service."""
     observer_address: builtins.str
     """host:port of the node's Observer and Peer API."""
+    revision: builtins.int
+    """etcd revision of the node's registration, for `expected_revision`; set by the service in answers of RegisterNode,
+    ListNodes and WatchNodes. 0 for a node that another program registered. It also moves when leases of the node do.
+    """
     @property
     def internal_ips(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Addresses under which other nodes reach this one, IPv4 or IPv6 text."""
@@ -109,8 +114,9 @@ class Node(google.protobuf.message.Message):
         router_ips: collections.abc.Iterable[builtins.str] | None = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         observer_address: builtins.str = ...,
+        revision: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "cluster_id", b"cluster_id", "internal_ips", b"internal_ips", "labels", b"labels", "name", b"name", "observer_address", b"observer_address", "pod_cidrs", b"pod_cidrs", "router_ips", b"router_ips"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "cluster_id", b"cluster_id", "internal_ips", b"internal_ips", "labels", b"labels", "name", b"name", "observer_address", b"observer_address", "pod_cidrs", b"pod_cidrs", "revision", b"revision", "router_ips", b"router_ips"]) -> None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 
@@ -193,10 +199,13 @@ class AllocateIdentityRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     NODE_NAME_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The same id within 10 minutes gives the same answer; at most 64 characters."""
     node_name: builtins.str
     """Node that will hold the reference; must equal the node of the certificate."""
+    validate_only: builtins.bool
+    """Check everything, change nothing. The answer has identity 0 when the number would have to be allocated."""
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """At most 64 labels `source:key=value`, 8 KiB together."""
@@ -207,8 +216,9 @@ class AllocateIdentityRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         labels: collections.abc.Iterable[builtins.str] | None = ...,
         node_name: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["labels", b"labels", "node_name", b"node_name", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["labels", b"labels", "node_name", b"node_name", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
 
 Global___AllocateIdentityRequest: typing_extensions.TypeAlias = AllocateIdentityRequest
 
@@ -250,20 +260,24 @@ class ReleaseIdentityRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     IDENTITY_FIELD_NUMBER: builtins.int
     NODE_NAME_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Same meaning as in AllocateIdentityRequest."""
     identity: builtins.int
     """The number to release."""
     node_name: builtins.str
     """Node that gives up its reference."""
+    validate_only: builtins.bool
+    """Check everything, change nothing."""
     def __init__(
         self,
         *,
         request_id: builtins.str = ...,
         identity: builtins.int = ...,
         node_name: builtins.str = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["identity", b"identity", "node_name", b"node_name", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["identity", b"identity", "node_name", b"node_name", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
 
 Global___ReleaseIdentityRequest: typing_extensions.TypeAlias = ReleaseIdentityRequest
 
@@ -444,8 +458,14 @@ class RegisterNodeRequest(google.protobuf.message.Message):
 
     REQUEST_ID_FIELD_NUMBER: builtins.int
     NODE_FIELD_NUMBER: builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Same meaning as in AllocateIdentityRequest."""
+    expected_revision: builtins.int
+    """`revision` that the registered node must have; 0 does not check. Else ABORTED (STALE_REVISION)."""
+    validate_only: builtins.bool
+    """Check everything, change nothing. The answer says what the node would get."""
     @property
     def node(self) -> Global___Node:
         """The node; empty `pod_cidrs` take free blocks of the cluster's pools."""
@@ -455,9 +475,11 @@ class RegisterNodeRequest(google.protobuf.message.Message):
         *,
         request_id: builtins.str = ...,
         node: Global___Node | None = ...,
+        expected_revision: builtins.int = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["node", b"node"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["node", b"node", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "node", b"node", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
 
 Global___RegisterNodeRequest: typing_extensions.TypeAlias = RegisterNodeRequest
 
@@ -539,17 +561,25 @@ class DeleteNodeRequest(google.protobuf.message.Message):
 
     REQUEST_ID_FIELD_NUMBER: builtins.int
     NODE_NAME_FIELD_NUMBER: builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Same meaning as in AllocateIdentityRequest."""
     node_name: builtins.str
     """Node to remove."""
+    expected_revision: builtins.int
+    """`revision` that the registered node must have; 0 does not check. Else ABORTED (STALE_REVISION)."""
+    validate_only: builtins.bool
+    """Check everything, change nothing."""
     def __init__(
         self,
         *,
         request_id: builtins.str = ...,
         node_name: builtins.str = ...,
+        expected_revision: builtins.int = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["node_name", b"node_name", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "node_name", b"node_name", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
 
 Global___DeleteNodeRequest: typing_extensions.TypeAlias = DeleteNodeRequest
 
@@ -687,15 +717,22 @@ class PublishAddressesRequest(google.protobuf.message.Message):
     NODE_NAME_FIELD_NUMBER: builtins.int
     ADDRESSES_FIELD_NUMBER: builtins.int
     COMPLETE_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Same meaning as in AllocateIdentityRequest."""
     node_name: builtins.str
     """Node that holds the addresses."""
     complete: builtins.bool
-    """The list is all that the node has: addresses that it published before and are not named are withdrawn."""
+    """The list is all that the node has: addresses that it published before and are not named are withdrawn. Only such
+    a call ends the declaration of a node, so it takes every address in one call.
+    """
+    validate_only: builtins.bool
+    """Check everything, change nothing. `acknowledged` is false then."""
     @property
     def addresses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Address]:
-        """At most 512 addresses."""
+        """At most max_addresses_per_node, an option of the service (2048 unless set, never above 4096: with 1 KiB each all
+        addresses of a node fit one message, of which the service takes 4 MiB). None may be named twice.
+        """
 
     def __init__(
         self,
@@ -704,8 +741,9 @@ class PublishAddressesRequest(google.protobuf.message.Message):
         node_name: builtins.str = ...,
         addresses: collections.abc.Iterable[Global___Address] | None = ...,
         complete: builtins.bool = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["addresses", b"addresses", "complete", b"complete", "node_name", b"node_name", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["addresses", b"addresses", "complete", b"complete", "node_name", b"node_name", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
 
 Global___PublishAddressesRequest: typing_extensions.TypeAlias = PublishAddressesRequest
 
@@ -740,10 +778,13 @@ class WithdrawAddressesRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     NODE_NAME_FIELD_NUMBER: builtins.int
     IPS_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Same meaning as in AllocateIdentityRequest."""
     node_name: builtins.str
     """Node that withdraws."""
+    validate_only: builtins.bool
+    """Check everything, change nothing."""
     @property
     def ips(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Addresses as canonical text."""
@@ -754,8 +795,9 @@ class WithdrawAddressesRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         node_name: builtins.str = ...,
         ips: collections.abc.Iterable[builtins.str] | None = ...,
+        validate_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ips", b"ips", "node_name", b"node_name", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ips", b"ips", "node_name", b"node_name", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
 
 Global___WithdrawAddressesRequest: typing_extensions.TypeAlias = WithdrawAddressesRequest
 
@@ -830,6 +872,58 @@ class ListAddressesResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["addresses", b"addresses", "next_page_token", b"next_page_token", "revision", b"revision"]) -> None: ...
 
 Global___ListAddressesResponse: typing_extensions.TypeAlias = ListAddressesResponse
+
+@typing.final
+class WatchAddressesRequest(google.protobuf.message.Message):
+    """Request of WatchAddresses."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """As in WatchIdentitiesRequest."""
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["revision", b"revision"]) -> None: ...
+
+Global___WatchAddressesRequest: typing_extensions.TypeAlias = WatchAddressesRequest
+
+@typing.final
+class WatchAddressesResponse(google.protobuf.message.Message):
+    """One step of WatchAddresses."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    PUT_FIELD_NUMBER: builtins.int
+    DELETED_FIELD_NUMBER: builtins.int
+    BOOKMARK_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """etcd revision of this step."""
+    deleted: builtins.str
+    """Address that went away, as canonical text."""
+    bookmark: builtins.bool
+    """The snapshot is complete."""
+    @property
+    def put(self) -> Global___Address:
+        """Address that exists or changed."""
+
+    def __init__(
+        self,
+        *,
+        revision: builtins.int = ...,
+        put: Global___Address | None = ...,
+        deleted: builtins.str = ...,
+        bookmark: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["bookmark", b"bookmark", "deleted", b"deleted", "kind", b"kind", "put", b"put"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bookmark", b"bookmark", "deleted", b"deleted", "kind", b"kind", "put", b"put", "revision", b"revision"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["put", "deleted", "bookmark"] | None: ...
+
+Global___WatchAddressesResponse: typing_extensions.TypeAlias = WatchAddressesResponse
 
 @typing.final
 class IpcacheEntry(google.protobuf.message.Message):

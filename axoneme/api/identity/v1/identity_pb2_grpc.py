@@ -100,6 +100,11 @@ class IdentityServiceStub(object):
                 request_serializer=axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.ListAddressesRequest.SerializeToString,
                 response_deserializer=axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.ListAddressesResponse.FromString,
                 _registered_method=True)
+        self.WatchAddresses = channel.unary_stream(
+                '/axoneme.api.identity.v1.IdentityService/WatchAddresses',
+                request_serializer=axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.WatchAddressesRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.WatchAddressesResponse.FromString,
+                _registered_method=True)
         self.SubscribeIpcache = channel.stream_stream(
                 '/axoneme.api.identity.v1.IdentityService/SubscribeIpcache',
                 request_serializer=axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.SubscribeIpcacheRequest.SerializeToString,
@@ -118,7 +123,8 @@ class IdentityServiceServicer(object):
 
     def AllocateIdentity(self, request, context):
         """Returns the number of a label set, allocating one when the cluster has none. Idempotent.
-        A node calls it for its own endpoints only. Fails RESOURCE_EXHAUSTED (POOL_EXHAUSTED) when no number is free.
+        A node calls it for its own endpoints only. Fails RESOURCE_EXHAUSTED: POOL_EXHAUSTED when no number is free,
+        NODE_QUOTA_EXCEEDED when the node refers to max_identities_per_node numbers already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +160,8 @@ class IdentityServiceServicer(object):
 
     def RegisterNode(self, request, context):
         """Declares a node, again at each (re)connection, and gives it its PodCIDRs. Idempotent.
-        Fails FAILED_PRECONDITION (POD_CIDR_OVERLAP) when the wanted PodCIDRs overlap another node's.
+        Fails FAILED_PRECONDITION (POD_CIDR_OVERLAP) when the wanted PodCIDRs overlap another node's, ABORTED
+        (STALE_REVISION) when the node is not at `expected_revision`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +175,7 @@ class IdentityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteNode(self, request, context):
-        """Removes a node and everything that hangs on its leases.
+        """Removes a node and everything that hangs on its leases. Fails NOT_FOUND, or ABORTED (STALE_REVISION).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,7 +197,8 @@ class IdentityServiceServicer(object):
 
     def PublishAddresses(self, request, context):
         """Publishes the addresses of a node's endpoints. Waits until each connected node holds them, at most 1 s.
-        Fails FAILED_PRECONDITION (ADDRESS_OUTSIDE_NODE) for an address outside the node's PodCIDRs.
+        Fails FAILED_PRECONDITION (ADDRESS_OUTSIDE_NODE) for an address outside the node's PodCIDRs, RESOURCE_EXHAUSTED
+        (NODE_QUOTA_EXCEEDED) when the node would have more than max_addresses_per_node addresses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,6 +213,13 @@ class IdentityServiceServicer(object):
 
     def ListAddresses(self, request, context):
         """Lists published addresses in order of text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAddresses(self, request, context):
+        """Streams all addresses, a bookmark, then changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -291,6 +306,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.ListAddresses,
                     request_deserializer=axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.ListAddressesRequest.FromString,
                     response_serializer=axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.ListAddressesResponse.SerializeToString,
+            ),
+            'WatchAddresses': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAddresses,
+                    request_deserializer=axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.WatchAddressesRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.WatchAddressesResponse.SerializeToString,
             ),
             'SubscribeIpcache': grpc.stream_stream_rpc_method_handler(
                     servicer.SubscribeIpcache,
@@ -655,6 +675,33 @@ class IdentityService(object):
             '/axoneme.api.identity.v1.IdentityService/ListAddresses',
             axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.ListAddressesRequest.SerializeToString,
             axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.ListAddressesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAddresses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/axoneme.api.identity.v1.IdentityService/WatchAddresses',
+            axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.WatchAddressesRequest.SerializeToString,
+            axoneme_dot_api_dot_identity_dot_v1_dot_identity__pb2.WatchAddressesResponse.FromString,
             options,
             channel_credentials,
             insecure,

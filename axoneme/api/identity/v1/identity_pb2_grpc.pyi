@@ -233,6 +233,22 @@ _IdentityServiceListAddressesType = typing_extensions.TypeVar(
     ],
 )
 
+_IdentityServiceWatchAddressesType = typing_extensions.TypeVar(
+    '_IdentityServiceWatchAddressesType',
+    grpc.UnaryStreamMultiCallable[
+        axoneme.api.identity.v1.identity_pb2.WatchAddressesRequest,
+        axoneme.api.identity.v1.identity_pb2.WatchAddressesResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        axoneme.api.identity.v1.identity_pb2.WatchAddressesRequest,
+        axoneme.api.identity.v1.identity_pb2.WatchAddressesResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        axoneme.api.identity.v1.identity_pb2.WatchAddressesRequest,
+        axoneme.api.identity.v1.identity_pb2.WatchAddressesResponse,
+    ],
+)
+
 _IdentityServiceSubscribeIpcacheType = typing_extensions.TypeVar(
     '_IdentityServiceSubscribeIpcacheType',
     grpc.StreamStreamMultiCallable[
@@ -265,7 +281,7 @@ _IdentityServiceSubscribeNodesType = typing_extensions.TypeVar(
     ],
 )
 
-class IdentityServiceStub(typing.Generic[_IdentityServiceAllocateIdentityType, _IdentityServiceReleaseIdentityType, _IdentityServiceGetIdentityType, _IdentityServiceListIdentitiesType, _IdentityServiceWatchIdentitiesType, _IdentityServiceRegisterNodeType, _IdentityServiceRenewNodeType, _IdentityServiceDeleteNodeType, _IdentityServiceListNodesType, _IdentityServiceWatchNodesType, _IdentityServicePublishAddressesType, _IdentityServiceWithdrawAddressesType, _IdentityServiceListAddressesType, _IdentityServiceSubscribeIpcacheType, _IdentityServiceSubscribeNodesType]):
+class IdentityServiceStub(typing.Generic[_IdentityServiceAllocateIdentityType, _IdentityServiceReleaseIdentityType, _IdentityServiceGetIdentityType, _IdentityServiceListIdentitiesType, _IdentityServiceWatchIdentitiesType, _IdentityServiceRegisterNodeType, _IdentityServiceRenewNodeType, _IdentityServiceDeleteNodeType, _IdentityServiceListNodesType, _IdentityServiceWatchNodesType, _IdentityServicePublishAddressesType, _IdentityServiceWithdrawAddressesType, _IdentityServiceListAddressesType, _IdentityServiceWatchAddressesType, _IdentityServiceSubscribeIpcacheType, _IdentityServiceSubscribeNodesType]):
     """Numbers for label sets, addresses of workloads, and nodes with their address pools."""
 
     @typing.overload
@@ -321,6 +337,10 @@ class IdentityServiceStub(typing.Generic[_IdentityServiceAllocateIdentityType, _
         grpc.UnaryUnaryMultiCallable[
             axoneme.api.identity.v1.identity_pb2.ListAddressesRequest,
             axoneme.api.identity.v1.identity_pb2.ListAddressesResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            axoneme.api.identity.v1.identity_pb2.WatchAddressesRequest,
+            axoneme.api.identity.v1.identity_pb2.WatchAddressesResponse,
         ],
         grpc.StreamStreamMultiCallable[
             axoneme.api.identity.v1.identity_pb2.SubscribeIpcacheRequest,
@@ -386,6 +406,10 @@ class IdentityServiceStub(typing.Generic[_IdentityServiceAllocateIdentityType, _
             axoneme.api.identity.v1.identity_pb2.ListAddressesRequest,
             axoneme.api.identity.v1.identity_pb2.ListAddressesResponse,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            axoneme.api.identity.v1.identity_pb2.WatchAddressesRequest,
+            axoneme.api.identity.v1.identity_pb2.WatchAddressesResponse,
+        ],
         grpc.aio.StreamStreamMultiCallable[
             axoneme.api.identity.v1.identity_pb2.SubscribeIpcacheRequest,
             axoneme.api.identity.v1.identity_pb2.SubscribeIpcacheResponse,
@@ -398,7 +422,8 @@ class IdentityServiceStub(typing.Generic[_IdentityServiceAllocateIdentityType, _
 
     AllocateIdentity: _IdentityServiceAllocateIdentityType
     """Returns the number of a label set, allocating one when the cluster has none. Idempotent.
-    A node calls it for its own endpoints only. Fails RESOURCE_EXHAUSTED (POOL_EXHAUSTED) when no number is free.
+    A node calls it for its own endpoints only. Fails RESOURCE_EXHAUSTED: POOL_EXHAUSTED when no number is free,
+    NODE_QUOTA_EXCEEDED when the node refers to max_identities_per_node numbers already.
     """
 
     ReleaseIdentity: _IdentityServiceReleaseIdentityType
@@ -415,14 +440,15 @@ class IdentityServiceStub(typing.Generic[_IdentityServiceAllocateIdentityType, _
 
     RegisterNode: _IdentityServiceRegisterNodeType
     """Declares a node, again at each (re)connection, and gives it its PodCIDRs. Idempotent.
-    Fails FAILED_PRECONDITION (POD_CIDR_OVERLAP) when the wanted PodCIDRs overlap another node's.
+    Fails FAILED_PRECONDITION (POD_CIDR_OVERLAP) when the wanted PodCIDRs overlap another node's, ABORTED
+    (STALE_REVISION) when the node is not at `expected_revision`.
     """
 
     RenewNode: _IdentityServiceRenewNodeType
     """Keeps the leases of a node alive; any replica serves it. Fails NOT_FOUND (LEASE_LOST): re-declare everything."""
 
     DeleteNode: _IdentityServiceDeleteNodeType
-    """Removes a node and everything that hangs on its leases."""
+    """Removes a node and everything that hangs on its leases. Fails NOT_FOUND, or ABORTED (STALE_REVISION)."""
 
     ListNodes: _IdentityServiceListNodesType
     """Lists nodes by name."""
@@ -432,7 +458,8 @@ class IdentityServiceStub(typing.Generic[_IdentityServiceAllocateIdentityType, _
 
     PublishAddresses: _IdentityServicePublishAddressesType
     """Publishes the addresses of a node's endpoints. Waits until each connected node holds them, at most 1 s.
-    Fails FAILED_PRECONDITION (ADDRESS_OUTSIDE_NODE) for an address outside the node's PodCIDRs.
+    Fails FAILED_PRECONDITION (ADDRESS_OUTSIDE_NODE) for an address outside the node's PodCIDRs, RESOURCE_EXHAUSTED
+    (NODE_QUOTA_EXCEEDED) when the node would have more than max_addresses_per_node addresses.
     """
 
     WithdrawAddresses: _IdentityServiceWithdrawAddressesType
@@ -440,6 +467,9 @@ class IdentityServiceStub(typing.Generic[_IdentityServiceAllocateIdentityType, _
 
     ListAddresses: _IdentityServiceListAddressesType
     """Lists published addresses in order of text."""
+
+    WatchAddresses: _IdentityServiceWatchAddressesType
+    """Streams all addresses, a bookmark, then changes."""
 
     SubscribeIpcache: _IdentityServiceSubscribeIpcacheType
     """Streams prefix → identity and the labels of every identity to a shim."""
@@ -500,6 +530,10 @@ IdentityServiceAsyncStub: typing_extensions.TypeAlias = IdentityServiceStub[
         axoneme.api.identity.v1.identity_pb2.ListAddressesRequest,
         axoneme.api.identity.v1.identity_pb2.ListAddressesResponse,
     ],
+    grpc.aio.UnaryStreamMultiCallable[
+        axoneme.api.identity.v1.identity_pb2.WatchAddressesRequest,
+        axoneme.api.identity.v1.identity_pb2.WatchAddressesResponse,
+    ],
     grpc.aio.StreamStreamMultiCallable[
         axoneme.api.identity.v1.identity_pb2.SubscribeIpcacheRequest,
         axoneme.api.identity.v1.identity_pb2.SubscribeIpcacheResponse,
@@ -520,7 +554,8 @@ class IdentityServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[axoneme.api.identity.v1.identity_pb2.AllocateIdentityResponse, collections.abc.Awaitable[axoneme.api.identity.v1.identity_pb2.AllocateIdentityResponse]]:
         """Returns the number of a label set, allocating one when the cluster has none. Idempotent.
-        A node calls it for its own endpoints only. Fails RESOURCE_EXHAUSTED (POOL_EXHAUSTED) when no number is free.
+        A node calls it for its own endpoints only. Fails RESOURCE_EXHAUSTED: POOL_EXHAUSTED when no number is free,
+        NODE_QUOTA_EXCEEDED when the node refers to max_identities_per_node numbers already.
         """
 
     @abc.abstractmethod
@@ -562,7 +597,8 @@ class IdentityServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[axoneme.api.identity.v1.identity_pb2.RegisterNodeResponse, collections.abc.Awaitable[axoneme.api.identity.v1.identity_pb2.RegisterNodeResponse]]:
         """Declares a node, again at each (re)connection, and gives it its PodCIDRs. Idempotent.
-        Fails FAILED_PRECONDITION (POD_CIDR_OVERLAP) when the wanted PodCIDRs overlap another node's.
+        Fails FAILED_PRECONDITION (POD_CIDR_OVERLAP) when the wanted PodCIDRs overlap another node's, ABORTED
+        (STALE_REVISION) when the node is not at `expected_revision`.
         """
 
     @abc.abstractmethod
@@ -579,7 +615,7 @@ class IdentityServiceServicer(metaclass=abc.ABCMeta):
         request: axoneme.api.identity.v1.identity_pb2.DeleteNodeRequest,
         context: _ServicerContext,
     ) -> typing.Union[axoneme.api.identity.v1.identity_pb2.DeleteNodeResponse, collections.abc.Awaitable[axoneme.api.identity.v1.identity_pb2.DeleteNodeResponse]]:
-        """Removes a node and everything that hangs on its leases."""
+        """Removes a node and everything that hangs on its leases. Fails NOT_FOUND, or ABORTED (STALE_REVISION)."""
 
     @abc.abstractmethod
     def ListNodes(
@@ -604,7 +640,8 @@ class IdentityServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[axoneme.api.identity.v1.identity_pb2.PublishAddressesResponse, collections.abc.Awaitable[axoneme.api.identity.v1.identity_pb2.PublishAddressesResponse]]:
         """Publishes the addresses of a node's endpoints. Waits until each connected node holds them, at most 1 s.
-        Fails FAILED_PRECONDITION (ADDRESS_OUTSIDE_NODE) for an address outside the node's PodCIDRs.
+        Fails FAILED_PRECONDITION (ADDRESS_OUTSIDE_NODE) for an address outside the node's PodCIDRs, RESOURCE_EXHAUSTED
+        (NODE_QUOTA_EXCEEDED) when the node would have more than max_addresses_per_node addresses.
         """
 
     @abc.abstractmethod
@@ -622,6 +659,14 @@ class IdentityServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[axoneme.api.identity.v1.identity_pb2.ListAddressesResponse, collections.abc.Awaitable[axoneme.api.identity.v1.identity_pb2.ListAddressesResponse]]:
         """Lists published addresses in order of text."""
+
+    @abc.abstractmethod
+    def WatchAddresses(
+        self,
+        request: axoneme.api.identity.v1.identity_pb2.WatchAddressesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[axoneme.api.identity.v1.identity_pb2.WatchAddressesResponse], collections.abc.AsyncIterator[axoneme.api.identity.v1.identity_pb2.WatchAddressesResponse]]:
+        """Streams all addresses, a bookmark, then changes."""
 
     @abc.abstractmethod
     def SubscribeIpcache(

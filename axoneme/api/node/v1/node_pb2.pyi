@@ -93,7 +93,10 @@ class Endpoint(google.protobuf.message.Message):
     egress: axoneme.api.policy.v1.policy_pb2.Enforcement.ValueType
     """Enforcement away from the endpoint."""
     policy_generation: builtins.int
-    """Number of the endpoint's policy changes so far."""
+    """Grows by one, modulo 2^32 and never 0, with each change of the endpoint's policy. It starts at a random
+    number, so that connection tracking of an earlier endpoint with the same number and address never looks
+    current: compare it with another reading of the same endpoint, its size means nothing.
+    """
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Labels as `source:key=value`, derived ones included."""

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +22,15 @@ from axoneme.api.hubble.flow import flow_pb2
 from axoneme.api.hubble.observer import observer_pb2, observer_pb2_grpc
 from axoneme.api.hubble.peer import peer_pb2, peer_pb2_grpc
 from axoneme.api.hubble.relay import relay_pb2
-from axoneme.lib import grpcserver
+from axoneme.lib import certs, grpcserver
 from axoneme.lib.channel import open_channel
+from axoneme.lib.errors import InvalidArgument
 from axoneme.lib.tls import TlsFiles
 from services.hubble_relay.config import RelayConfig
 from services.hubble_relay.main import running, semantic_version
 from services.hubble_relay.peers import PeerPool, PeerSource
 from tests.conftest import TRUST_DOMAIN
+from tests.contract.badcerts import write_leaf
 from tests.waiting import eventually
 
 assert grpcsettings.ENVIRONMENT
@@ -375,3 +378,29 @@ async def test_peer_that_went_away_is_not_asked(tls_files: Issue) -> None:
 )
 def test_semantic_version(version: str, semantic: str) -> None:
     assert semantic_version(version) == semantic
+
+
+async def test_a_stock_certificate_gets_the_role_of_its_name(
+    tls_files: Issue, ca_directory: Path, tmp_path: Path
+) -> None:
+    """Certificates of Cilium's own tools carry no URI: only a configured name makes them somebody."""
+    name = "*.hubble-relay.cilium.io"
+    stock = write_leaf(certs.load_ca(ca_directory), tmp_path / "stock", dns=[name])
+
+    async def status(**settings: Any) -> observer_pb2.ServerStatusResponse:
+        async with (
+            relay(tls_files, "127.0.0.1:1", **settings) as running_relay,
+            open_channel(f"127.0.0.1:{running_relay.port}", stock, "localhost") as channel,
+        ):
+            stub = observer_pb2_grpc.ObserverStub(channel)
+            answer: observer_pb2.ServerStatusResponse = await stub.ServerStatus(
+                observer_pb2.ServerStatusRequest(), timeout=10
+            )
+            return answer
+
+    with pytest.raises(grpc.RpcError) as refused:
+        await status()
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert (await status(certificate_names=(f"{name}=user/reader/stock",))).version
+    with pytest.raises(InvalidArgument, match="certificate_names"):
+        await status(certificate_names=("no role",))

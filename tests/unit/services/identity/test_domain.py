@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from axoneme.lib.errors import InvalidArgument, PoolExhausted
 from axoneme.lib.labels import InvalidLabels
-from services.identity import domain
-from services.identity.domain import Address, AddressOutsideNode, NamedPort, Node, PodCidrOverlap, Pool
+from services.identity import domain, podcidrs
+from services.identity.config import IdentityConfig
+from services.identity.domain import Address, AddressOutsideNode, NamedPort, Node
+from services.identity.podcidrs import PodCidrOverlap, Pool
 from services.identity.records import (
     MalformedValueError,
     decode_address,
@@ -72,11 +74,11 @@ def test_the_last_free_number_is_found() -> None:
 def test_nodes_get_the_first_free_block_of_each_family() -> None:
     given_cidrs: dict[str, tuple[str, ...]] = {}
     for number in range(4):
-        given_cidrs[f"n{number}"] = domain.choose_pod_cidrs(f"n{number}", (), POOLS, given_cidrs)
+        given_cidrs[f"n{number}"] = podcidrs.choose_pod_cidrs(f"n{number}", (), POOLS, given_cidrs)
     assert given_cidrs["n2"] == ("10.1.2.0/24", "fd00:10:1:2::/64")
-    assert domain.choose_pod_cidrs("n2", (), POOLS, given_cidrs) == given_cidrs["n2"]
+    assert podcidrs.choose_pod_cidrs("n2", (), POOLS, given_cidrs) == given_cidrs["n2"]
     with pytest.raises(PoolExhausted):
-        domain.choose_pod_cidrs("n9", (), POOLS, given_cidrs)
+        podcidrs.choose_pod_cidrs("n9", (), POOLS, given_cidrs)
 
 
 @given(
@@ -95,7 +97,7 @@ def test_overlap_is_found_as_by_comparing_all(
     addresses = set(network(wanted))
     clash = any(addresses & set(network(pair)) for pairs in others.values() for pair in pairs)
     try:
-        domain.choose_pod_cidrs("x", [str(network(wanted))], (), cidrs)
+        podcidrs.choose_pod_cidrs("x", [str(network(wanted))], (), cidrs)
     except PodCidrOverlap:
         assert clash
     else:
@@ -104,13 +106,13 @@ def test_overlap_is_found_as_by_comparing_all(
 
 def test_overlap_names_the_other_node() -> None:
     with pytest.raises(PodCidrOverlap, match="node7"):
-        domain.choose_pod_cidrs("x", ["fd00:10::/48"], (), {"node7": ["fd00:10:0:1::/64"]})
+        podcidrs.choose_pod_cidrs("x", ["fd00:10::/48"], (), {"node7": ["fd00:10:0:1::/64"]})
 
 
 def test_router_ips_are_inside() -> None:
-    assert domain.choose_router_ips((), NODE.pod_cidrs) == ("10.1.0.1", "fd00:10:1::1")
+    assert podcidrs.choose_router_ips((), NODE.pod_cidrs) == ("10.1.0.1", "fd00:10:1::1")
     with pytest.raises(InvalidArgument):
-        domain.choose_router_ips(["10.2.0.1"], NODE.pod_cidrs)
+        podcidrs.choose_router_ips(["10.2.0.1"], NODE.pod_cidrs)
 
 
 def test_a_node_needs_a_name_and_an_address() -> None:
@@ -172,3 +174,22 @@ def test_cidrs_are_read_as_objects_and_as_text() -> None:
 def test_unreadable_addresses_are_said_to_be(value: bytes) -> None:
     with pytest.raises(MalformedValueError):
         decode_address("fd00:0::1", value)
+
+
+def test_quotas_of_a_node_name_node_limit_and_option() -> None:
+    domain.check_identity_quota("n1", {"a", "b"}, "b", 2)
+    domain.check_identity_quota("n1", {"a"}, "b", 2)
+    with pytest.raises(domain.NodeQuotaExceeded, match=r"n1 .*max_identities_per_node allows 2"):
+        domain.check_identity_quota("n1", {"a", "b"}, "c", 2)
+    domain.check_address_quota("n1", 2, 2)
+    with pytest.raises(domain.NodeQuotaExceeded, match=r"n1 .* 3 addresses.*max_addresses_per_node allows 2"):
+        domain.check_address_quota("n1", 3, 2)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_identities_per_node": 0}, {"max_addresses_per_node": 0}, {"max_addresses_per_node": 4097}],
+)
+def test_limits_that_cannot_hold_are_refused(limits: dict[str, int]) -> None:
+    with pytest.raises(InvalidArgument, match=next(iter(limits))):
+        IdentityConfig(listen_address="unix:///x", **limits).check()  # type: ignore[arg-type]

@@ -126,3 +126,52 @@ def test_numbers_by_labels_as_by_looking_at_all(steps: list[tuple[int, str]]) ->
             expected = min((n for n, value in plain.items() if value == wanted), default=None)
             assert state.number_of(labels) == expected
         assert state.identities.keys() == plain.keys()
+
+
+ADDRESS_EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "delete", "withdraw", "node", "drop node", "record"]),
+        st.integers(1, 3),
+        st.sampled_from([LEASE, 8, 0]),
+        st.sampled_from(["1.1.1.1", "2.2.2.2", ""]),
+    ),
+    max_size=40,
+)
+
+
+@given(ADDRESS_EVENTS)
+def test_owners_of_addresses_as_by_looking_at_all(steps: list[tuple[str, int, int, str]]) -> None:
+    state = declared()
+    for revision, (step, last, lease, host) in enumerate(steps, 2):
+        ip, node_key = f"10.1.0.{last}", layout.node_key("east", "node1")
+        key, events = layout.ip_key(ip), list[Put | Delete]()
+        if step == "put":
+            value = encode_address(Address(ip=ip, identity=70_000, host_ip=host))
+            events.append(Put(Row(key, value, revision, lease=lease)))
+        elif step in ("delete", "withdraw"):
+            events.append(Delete(key, revision))
+            if step == "withdraw":
+                events.append(Put(Row(WITHDRAWN, b"", revision)))
+        elif step == "node":
+            node = Node(name="node1", cluster="east", internal_ips=(host,) if host else ())
+            events.append(Put(Row(node_key, encode_node(node), revision, lease=LEASE)))
+        elif step == "drop node":
+            events += [Delete(node_key, revision), Put(Row(WITHDRAWN, b"", revision))]
+        else:
+            value = encode_record(NodeRecord(leases=(LEASE, lease) if lease else (LEASE,), declared=last > 1))
+            events.append(Put(Row(RECORD_KEY, value, revision)))
+        state.apply(events, revision)
+        record, found = state.records["node1"].value, state.node("node1")
+        hosts = found.value.internal_ips if found else ()
+        for owned, row in state.addresses.items():
+            held_for = state.held.get(layout.ip_key(owned))
+            here = row.value.host_ip in hosts
+            mine = row.lease in record.leases or here or held_for == "node1"
+            assert (owned in state.owned_by("node1")) == mine
+            assert state.owner_of(owned) == (held_for or ("node1" if here else ""))
+        assert state.owned_by("node1").keys() <= state.addresses.keys()
+
+
+def test_a_new_revision_of_a_registration_is_told_with_its_node() -> None:
+    state = declared()
+    assert state.apply([Put(record(2, declared=True, pod_cidrs=("10.1.0.0/24",)))], 2).nodes == {"east/node1"}
