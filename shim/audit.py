@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from axoneme.lib import log
 from axoneme.lib.errors import AxonemeError
+from shim.links import LinkCheck
 from shim.maps import layout
 from shim.nodeipcache import NodeIpcache
 from shim.nodes import NodeSink
@@ -34,6 +35,7 @@ class MapAudit:
         policies: PolicySink,
         nodes: NodeSink,
         workloads: Workloads,
+        links: LinkCheck,
         now: Callable[[], dt.datetime],
     ) -> None:
         self.repairs = 0
@@ -44,6 +46,7 @@ class MapAudit:
         self._policies = policies
         self._nodes = nodes
         self._workloads = workloads
+        self._links = links
         self._now = now
         self._lock = asyncio.Lock()
 
@@ -57,7 +60,7 @@ class MapAudit:
             ]
             repairs += await self._policies.audit()
             self.problem = ""
-            for step in (self._nodes.audit, self._workloads.repair_interfaces):
+            for step in (self._nodes.audit, self._links.run, self._workloads.repair_interfaces):
                 repairs += await self._guarded(step)
             self.repairs += len(repairs)
             self.last_time = self._now()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from axoneme.lib import config
 from axoneme.lib.errors import InvalidArgument
+from axoneme.lib.roles import parse_name_roles
 
 KERNEL, MEMORY = "kernel", "memory"
 
@@ -29,6 +30,11 @@ class ShimConfig:
     trust_domain: str = config.option("", "SPIFFE trust domain; empty means <cluster_name>.mesh")
     internal_ips: tuple[str, ...] = config.option((), "addresses under which other nodes reach this one")
     pod_cidrs: tuple[str, ...] = config.option((), "wanted PodCIDRs; empty takes free blocks of the pools")
+    certificate_names: tuple[str, ...] = config.option(
+        (),
+        "roles of certificates without a SPIFFE id on the Observer API, NAME=ROLE",
+        metavar="*.hubble-relay.cilium.io=user/reader/stock",
+    )
     observer_listen: str = config.option("0.0.0.0:4244", "host:port of the Observer and Peer API")
     state_directory: Path = config.option(Path("/var/lib/axoneme"), "where the shim keeps its state file")
     run_directory: Path = config.option(Path("/run/axoneme"), "where shim.sock and helper.sock are made")
@@ -36,6 +42,7 @@ class ShimConfig:
     datapath: str = config.option(KERNEL, "kernel, or memory: no BPF and no packets")
     metrics_address: str = config.option("127.0.0.1:9966", "host:port of /metrics and /healthz")
     first_policy_seconds: float = config.option(7.0, "how long AddEndpoint waits for the first mapstate")
+    link_check_seconds: float = config.option(10.0, "time between two looks at the attached programs")
     audit_seconds: float = config.option(60.0, "time between two map audits, plus or minus a tenth")
     flow_capacity: int = config.option(1 << 20, "flows kept in memory, rounded down to a power of two")
     drain_seconds: float = config.option(2.0, "time that open calls get at shutdown")
@@ -46,6 +53,10 @@ class ShimConfig:
             raise InvalidArgument.of_field("node_name", "is empty; give the node the name in its certificate")
         if self.datapath not in (KERNEL, MEMORY):
             raise InvalidArgument.of_field("datapath", f"is {self.datapath!r}; write kernel or memory")
+        _, colon, port = self.observer_listen.rpartition(":")
+        if not (colon and port.isdigit() and int(port) <= 65_535):
+            raise InvalidArgument.of_field("observer_listen", f"{self.observer_listen!r} is not host:port")
+        parse_name_roles(self.certificate_names)
         for name, values, parse in (
             ("internal_ips", self.internal_ips, ipaddress.ip_address),
             ("pod_cidrs", self.pod_cidrs, ipaddress.ip_network),

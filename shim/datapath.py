@@ -156,7 +156,7 @@ class KernelDatapath:
     async def start(self) -> None:
         """Raises Unavailable while the helper is not there."""
         await self._call(protocol.SetUpNode())
-        await self._call(protocol.LoadPrograms())
+        await self._call(protocol.LoadPrograms(replace=False))
         for name in layout.MAPS:
             if name not in self.kernel_maps:
                 self.kernel_maps[name] = KernelMap.open(self._pin_directory / name)

@@ -77,6 +77,11 @@ class Endpoint:
         return cls(**fields)
 
 
+def generation_after(generation: int) -> int:
+    """The next policy generation: 32 bits, never 0, which means that there is none."""
+    return generation % 0xFFFF_FFFF + 1
+
+
 def interface_of(endpoint_id: int) -> str:
     """Name of the node's side of an endpoint's interface."""
     return f"axo{endpoint_id}"

@@ -30,6 +30,7 @@ class NumberPool:
         self._first, self._last = first, last
         self._next = first
         self._taken: set[int] = set()
+        self.last_given = 0
 
     def allocate(self) -> int:
         """Raises PoolExhausted when every number is taken."""
@@ -37,7 +38,7 @@ class NumberPool:
             raise PoolExhausted(f"all {self._last - self._first + 1} endpoint numbers of the node are taken")
         while self._next in self._taken:
             self._advance()
-        number = self._next
+        number = self.last_given = self._next
         self._taken.add(number)
         self._advance()
         return number
@@ -47,6 +48,12 @@ class NumberPool:
         self._taken.add(number)
         if number >= self._next:
             self._next = number
+            self._advance()
+
+    def resume(self, last_given: int) -> None:
+        """Goes on after the number that was given out last before a restart; call it after the adoptions."""
+        if self._first <= last_given <= self._last:
+            self.last_given = self._next = last_given
             self._advance()
 
     def release(self, number: int) -> None:

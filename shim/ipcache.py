@@ -9,7 +9,7 @@ came.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -77,6 +77,8 @@ class IpcacheMerge:
         self._by_prefix: dict[str, dict[tuple[int, str], Contribution]] = {}
         self._shown: dict[str, IpcacheValue] = {}
         self._dirty: set[str] = set()
+        self.on_winner: Callable[[str, Contribution | None], None] | None = None
+        """Hears in `drain` who speaks for each prefix about which something was said."""
 
     def put(self, prefix: str, contribution: Contribution) -> None:
         """Adds or replaces the statement of (rank, source) about a canonical prefix."""
@@ -120,6 +122,8 @@ class IpcacheMerge:
         for prefix in self._dirty:
             winner = self.winner(prefix)
             value = winner.value if winner else None
+            if self.on_winner is not None:
+                self.on_winner(prefix, winner)
             if value == self._shown.get(prefix):
                 continue
             changes[prefix] = value

@@ -5,7 +5,10 @@
                                         └─► routes (helper), PeerTable
     policy ──── SubscribeEndpointPolicies ─► PolicySink ─► axoneme_policy, axoneme_ep
     node API (unix socket) ─► Workloads ─► helper, maps, services
-    axoneme_events (ring) ─► FlowFeed ─► Observer API (mTLS)
+    axoneme_events (ring) ─► FlowFeed ─► Observer API (mTLS, and the unix socket)
+
+A start serves the node API first, then follows the streams, and only then loads what nobody waits for: the
+flow side (numpy) and the metrics server (aiohttp), which are half of all that is imported.
 
 Nothing of the kernel's state goes away when this process ends, and nothing is removed after its start
 before the streams were complete once.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import importlib.metadata
 import logging
 import os
@@ -25,9 +29,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from prometheus_client import CollectorRegistry
 
-from axoneme.lib import config, grpcserver, httpserver, lifecycle, log
+from axoneme.lib import config, grpcserver, lifecycle, log
 from axoneme.lib.channel import ServiceChannel
 from axoneme.lib.errors import AxonemeError
+from axoneme.lib.roles import parse_name_roles
 from axoneme.lib.tasks import TaskScope
 from axoneme.lib.tls import TlsFiles
 from shim import privileges
@@ -40,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 HELPER_RETRY_SECONDS = 0.2
 MAINTENANCE_SECONDS = 0.1
+METRICS_DELAY_SECONDS = 2.0
 
 
 def version() -> str:
@@ -73,20 +79,37 @@ async def run(cfg: ShimConfig) -> int:
             registry=registry,
             version=version(),
         )
-        address = await stack.enter_async_context(
-            httpserver.serving(cfg.metrics_address, registry, healthy=lambda: True, ready=node.not_ready)
-        )
-        logger.info("shim starts", extra={log.NODE: cfg.node_name, log.ADDRESS: address})
+        logger.info("shim starts", extra={log.NODE: cfg.node_name})
+        scope = await stack.enter_async_context(TaskScope("shim"))
+        served = asyncio.Event()
+        scope.start("metrics", _serve_metrics(cfg, node, registry, served))
         if not await _until(stop, _started(datapath)):
             return 0
         await node.restore()
-        scope = await stack.enter_async_context(TaskScope("shim"))
-        await _serve(stack, cfg, node, tls, registry, scope)
+        await _serve_locally(stack, cfg, node)
         node.start(scope)
+        scope.start("maintenance", node.maintain(MAINTENANCE_SECONDS))
+        await _serve_remotely(stack, cfg, node, tls, registry, scope)
+        served.set()
         return await lifecycle.wait_for_end(stop, scope)
 
 
-async def _serve(
+async def _serve_locally(stack: contextlib.AsyncExitStack, cfg: ShimConfig, node: Node) -> None:
+    """The node API, Observer and Peer for local root."""
+    services = (node.api, node.local_observer, node.peers_service)
+    local = await stack.enter_async_context(
+        grpcserver.serving(
+            [grpcserver.Listener(f"unix://{cfg.shim_socket}")],
+            lambda server: [name for service in services for name in service.add_to(server)],
+            drain_seconds=cfg.drain_seconds,
+            registry=CollectorRegistry(),
+        )
+    )
+    local.set_serving("", True)
+    logger.info("node API is served", extra={log.NODE: cfg.node_name})
+
+
+async def _serve_remotely(
     stack: contextlib.AsyncExitStack,
     cfg: ShimConfig,
     node: Node,
@@ -94,26 +117,32 @@ async def _serve(
     registry: CollectorRegistry,
     scope: TaskScope,
 ) -> None:
-    """The two servers: the node API for local root, Observer and Peer for the relay."""
-    local = await stack.enter_async_context(
-        grpcserver.serving(
-            [grpcserver.Listener(f"unix://{cfg.shim_socket}")],
-            node.api.add_to,
-            drain_seconds=cfg.drain_seconds,
-            registry=CollectorRegistry(),
-        )
-    )
+    """Observer and Peer for the relay and for users."""
+    flows = await node.load_flows(scope)
+    names = parse_name_roles(cfg.certificate_names)
     remote = await stack.enter_async_context(
         grpcserver.serving(
-            [grpcserver.Listener(cfg.observer_listen, tls, cfg.domain)],
-            lambda server: [*node.observer.add_to(server), *node.peers_service.add_to(server)],
+            [grpcserver.Listener(cfg.observer_listen, tls, cfg.domain, names)],
+            lambda server: [*flows.observer.add_to(server), *node.peers_service.add_to(server)],
             drain_seconds=cfg.drain_seconds,
             registry=registry,
         )
     )
-    local.set_serving("", True)
     remote.set_serving("", True)
-    scope.start("maintenance", node.maintain(MAINTENANCE_SECONDS))
+
+
+async def _serve_metrics(
+    cfg: ShimConfig, node: Node, registry: CollectorRegistry, served: asyncio.Event
+) -> None:
+    """/metrics and the probes; after the APIs, but no later than this when the helper is not there."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(METRICS_DELAY_SECONDS):
+            await served.wait()
+    httpserver = await asyncio.to_thread(importlib.import_module, "axoneme.lib.httpserver")
+    serving = httpserver.serving(cfg.metrics_address, registry, healthy=lambda: True, ready=node.not_ready)
+    async with serving as address:
+        logger.info("metrics are served", extra={log.ADDRESS: address})
+        await asyncio.Event().wait()
 
 
 def open_datapath(cfg: ShimConfig) -> Datapath:

@@ -14,6 +14,7 @@ from axoneme.lib.intentstream import StreamState
 from shim.audit import MapAudit
 from shim.datapath import Datapath, map_levels
 from shim.endpoints import EndpointState
+from shim.links import LinkCheck
 from shim.maps import layout
 from shim.status import NodeStatus, lost_events_of
 from shim.workloads import Workloads
@@ -31,10 +32,11 @@ class NodeMetrics(Collector):
         streams: Callable[[], Sequence[StreamState]],
         workloads: Workloads,
         audit: MapAudit,
+        links: LinkCheck,
         datapath: Datapath,
     ) -> None:
         self._status, self._streams = status, streams
-        self._workloads, self._audit, self._datapath = workloads, audit, datapath
+        self._workloads, self._audit, self._links, self._datapath = workloads, audit, links, datapath
         registry.register(self)
 
     def describe(self) -> Iterator[Metric]:
@@ -66,6 +68,11 @@ class NodeMetrics(Collector):
         yield self._endpoints()
         yield CounterMetricFamily(
             "axoneme_shim_audit_repairs", "Differences repaired.", value=self._audit.repairs
+        )
+        yield CounterMetricFamily(
+            "axoneme_shim_link_repairs",
+            "Endpoints whose programs somebody had taken off, attached again.",
+            value=self._links.repairs,
         )
         yield CounterMetricFamily(
             "axoneme_shim_identities_unacknowledged",

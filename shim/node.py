@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import random
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from prometheus_client import CollectorRegistry
@@ -18,10 +18,8 @@ from prometheus_client import CollectorRegistry
 from axoneme.api.identity.v1 import identity_pb2_grpc
 from axoneme.api.policy.v1 import policy_pb2_grpc
 from axoneme.lib import log
-from axoneme.lib.bpf.maps import KernelMap
 from axoneme.lib.channel import ServiceChannel
 from axoneme.lib.errors import AxonemeError
-from axoneme.lib.httpserver import split_address
 from axoneme.lib.intentstream import IntentClient, StreamState
 from axoneme.lib.policy.model import SubjectPolicy
 from axoneme.lib.requests import RequestLog
@@ -32,17 +30,14 @@ from shim.cookies import CookieTable
 from shim.datapath import Datapath
 from shim.endpoints import EndpointTable
 from shim.flownames import NodeNames
-from shim.flows.decode import FlowDecoder
-from shim.flows.feed import FlowFeed, pump
-from shim.flows.ring import RingReader
-from shim.flows.store import FlowStore
+from shim.lateobserver import LateObserver
+from shim.links import LinkCheck
 from shim.localidentities import LocalIdentities
 from shim.maps import layout
 from shim.membership import Membership
 from shim.metrics import NodeMetrics
 from shim.nodeipcache import IdentityEntry, IpcacheSink, NodeIpcache, PrefixEntry
 from shim.nodes import NodeSink
-from shim.observer import ObserverService
 from shim.peer import PeerNode, PeerService, PeerTable
 from shim.policies import PolicySink
 from shim.routes import NodeEntry
@@ -53,6 +48,9 @@ from shim.status import NodeStatus, lost_events_of
 from shim.tables import IpcacheTable
 from shim.wire import IpcacheCodec, NodesCodec, PoliciesCodec
 from shim.workloads import EndpointMap, Workloads
+
+if TYPE_CHECKING:
+    from shim.flowservice import FlowService
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +79,9 @@ class Node:
         self.cookies = CookieTable()
         self.local = LocalIdentities()
         self.peers = PeerTable()
+        self.peers_service = PeerService(self.peers)
+        self.local_observer = LateObserver()
+        self._started_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.services = Services(identity, policy, node_name=cfg.node_name)
         self._identity_channel, self._policy_channel = identity, policy
         self._ready_problem: str | None = "the datapath is not ready; is the privileged helper running?"
@@ -124,6 +125,7 @@ class Node:
             checkpoint=self.checkpoint,
             host_ip=lambda: self.membership.host_ip(),
             first_policy_seconds=cfg.first_policy_seconds,
+            first_generation=lambda: self._rng.randint(1, 0xFFFF_FFFF),
         )
         self.membership = Membership(
             own,
@@ -171,12 +173,14 @@ class Node:
 
     def _build_apis(self) -> None:
         cfg = self._cfg
+        self.links = LinkCheck(self.workloads, clock=self._clock)
         self.audit = MapAudit(
             ipcache=self.ipcache,
             endpoint_map=self.endpoint_map,
             policies=self.policies,
             nodes=self.nodes,
             workloads=self.workloads,
+            links=self.links,
             now=lambda: datetime.now(UTC),
         )
         self.status = NodeStatus(
@@ -187,6 +191,7 @@ class Node:
             datapath=self._datapath,
             membership=self.membership,
             audit=self.audit,
+            links=self.links,
             streams=self.streams,
             lost_events=partial(lost_events_of, self._datapath),
         )
@@ -201,7 +206,7 @@ class Node:
             status=self.status,
             requests=RequestLog(),
         )
-        names = NodeNames(
+        self.names = NodeNames(
             node_name=cfg.node_name,
             cluster_name=cfg.cluster_name,
             endpoints=self.endpoints,
@@ -210,17 +215,15 @@ class Node:
             cookies=self.cookies,
             local=self.local,
         )
-        self.feed = FlowFeed(FlowStore(1 << cfg.flow_capacity.bit_length() - 1), boot_clock_ns=boot_clock_ns)
-        decoder = FlowDecoder(names, boot_offset_ns=boot_offset_ns, uuid_salt=secrets.randbits(64))
-        self.observer = ObserverService(
-            self.feed,
-            decoder,
-            version=self._version,
-            boot_clock_ns=boot_clock_ns,
-            started_ns=boot_clock_ns(),
+        NodeMetrics(
+            self._registry,
+            self.status,
+            self.streams,
+            self.workloads,
+            self.audit,
+            self.links,
+            self._datapath,
         )
-        self.peers_service = PeerService(self.peers)
-        NodeMetrics(self._registry, self.status, self.streams, self.workloads, self.audit, self._datapath)
 
     # --- life
 
@@ -240,9 +243,8 @@ class Node:
                 router_ips=state.router_ips,
             )
             await self.membership.take_over(stored)
-        await self.workloads.restore(state.endpoints)
+        await self.workloads.restore(state.endpoints, state.last_endpoint_id)
         self.ipcache.commit()
-        self.status.features = await self._datapath.features()
         self._ready_problem = None
 
     def start(self, scope: TaskScope) -> None:
@@ -252,10 +254,20 @@ class Node:
         scope.start("policy stream", self.policy_stream.run())
         scope.start("node lease", self.membership.keep())
         scope.start("map audit", self.audit.keep(self._cfg.audit_seconds, rng=self._rng, sleep=asyncio.sleep))
-        events = self._datapath.maps.get(layout.EVENTS.name)
-        if isinstance(events, KernelMap):
-            lost = partial(lost_events_of, self._datapath)
-            scope.start("flow events", pump(self.feed, RingReader.from_fd(events.fileno()), lost))
+        scope.start("link check", self.links.keep(self._cfg.link_check_seconds, sleep=asyncio.sleep))
+
+    async def load_flows(self, scope: TaskScope) -> FlowService:
+        """Loads the flow side and starts it; the node's own API is up already."""
+        module = await asyncio.to_thread(importlib.import_module, "shim.flowservice")
+        flows: FlowService = module.FlowService(
+            self.names,
+            capacity=self._cfg.flow_capacity,
+            version=self._version,
+            started_ns=self._started_ns,
+        )
+        flows.start(scope, self._datapath)
+        self.local_observer.set(flows.observer)
+        return flows
 
     async def maintain(self, interval_seconds: float) -> None:
         """Tries again whatever failed, as its time comes; looks often, works seldom."""
@@ -283,6 +295,8 @@ class Node:
             await self.policy_stream.report_failures(dict(self.policies.failures))
 
     async def _maintain_slowly(self) -> None:
+        if not self.status.features:
+            self.status.features = await self._datapath.features()
         await self.workloads.finish_removals()
         await self.workloads.retry_releases()
         await self.membership.retry_declaration()
@@ -296,6 +310,7 @@ class Node:
                 pod_cidrs=self.workloads.ipam.cidrs,
                 router_ips=self.membership.node.router_ips,
                 endpoints=tuple(self.endpoints),
+                last_endpoint_id=self.workloads.numbers.last_given,
                 released=tuple(sorted(self.workloads.released)),
                 cookies=self.cookies.dump(),
             )
@@ -322,7 +337,8 @@ class Node:
 
 def own_entry(cfg: ShimConfig) -> NodeEntry:
     """What this node says of itself; a wildcard observer address becomes the first internal address."""
-    host, port = split_address(cfg.observer_listen)
+    host, _, port = cfg.observer_listen.rpartition(":")
+    host = host.strip("[]")
     if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
         host = cfg.internal_ips[0] if cfg.internal_ips else "127.0.0.1"
     shown = f"[{host}]" if ":" in host else host
@@ -333,16 +349,6 @@ def own_entry(cfg: ShimConfig) -> NodeEntry:
         pod_cidrs=cfg.pod_cidrs,
         observer_address=f"{shown}:{port}",
     )
-
-
-def boot_clock_ns() -> int:
-    """The clock of the records: time since boot, sleep included."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-def boot_offset_ns() -> int:
-    """What to add to boot time to get wall time."""
-    return time.time_ns() - boot_clock_ns()
 
 
 def _due(moment: float | None, now: float) -> bool:

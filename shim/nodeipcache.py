@@ -50,6 +50,8 @@ class NodeIpcache:
         self.merge = IpcacheMerge()
         self.reconciler = Reconciler("axoneme_ipcache", table, clock=clock)
         self.labels: dict[int, LabelSet] = {n: labels for n, (_, labels) in identities.RESERVED.items()}
+        self.on_labels: Callable[[int, LabelSet | None], None] = _nobody_listens
+        """Hears of labels that the identity stream gave a number, or took away."""
         self._lookup = LongestPrefix(self.merge)
         self._cluster_name = cluster_name
         self._incomplete = {IPCACHE_STREAM, NODE_STREAM}
@@ -77,6 +79,16 @@ class NodeIpcache:
                 pod_name=entry.pod_name,
             ),
         )
+
+    def put_labels(self, number: int, labels: LabelSet) -> None:
+        """Labels of an identity."""
+        self.labels[number] = labels
+        self.on_labels(number, labels)
+
+    def drop_labels(self, number: int) -> None:
+        """An identity is gone."""
+        self.labels.pop(number, None)
+        self.on_labels(number, None)
 
     def put_addresses(self, rank: Rank, source: str, identity: int, ips: Iterable[str]) -> None:
         """Makes `ips` everything that (rank, source) says, all with one identity."""
@@ -119,7 +131,7 @@ class IpcacheSink:
         """Labels first, then prefixes, removals in reverse; returns prefixes not in the kernel."""
         for entry in upserts.values():
             if isinstance(entry, IdentityEntry):
-                self._ipcache.labels[entry.number] = entry.labels
+                self._ipcache.put_labels(entry.number, entry.labels)
         for entry in upserts.values():
             if isinstance(entry, PrefixEntry):
                 self._ipcache.put_stream_entry(entry)
@@ -128,7 +140,7 @@ class IpcacheSink:
             if kind == "prefix":
                 self._ipcache.merge.remove(name, Rank.IDENTITY)
             elif not identities.is_reserved(int(name)):
-                self._ipcache.labels.pop(int(name), None)
+                self._ipcache.drop_labels(int(name))
         if complete:
             self._ipcache.commit()
             self._ipcache.heard(IPCACHE_STREAM)
@@ -143,6 +155,10 @@ class IpcacheSink:
             if winner is not None and winner.rank is Rank.IDENTITY:
                 found[f"prefix:{prefix}"] = failure_of(fault)
         return found
+
+
+def _nobody_listens(_: int, __: LabelSet | None) -> None:
+    pass
 
 
 def failure_of(fault: WriteFault) -> Failure:

@@ -8,6 +8,10 @@ A map is filled before any endpoint sees it and never changed afterwards, so tha
 or not at all; endpoints with equal content share one map. What cannot be applied leaves the last good
 policy in force, or the endpoint locked when it had none, and is reported per subject and tried again.
 Nothing here decides what a rule means.
+
+A large subject takes about a second to finish, so that runs in a worker thread, and the endpoints are looked
+up again afterwards: they may have come or gone meanwhile. The lock keeps subjects in order, and `apply`
+returns, which is what acknowledges, only when the kernel has everything.
 """
 
 from __future__ import annotations
@@ -20,12 +24,13 @@ from axoneme.lib.bpf.errors import BpfError
 from axoneme.lib.bpf.maps import BpfMap
 from axoneme.lib.errors import AxonemeError, Unsupported
 from axoneme.lib.intent import Failure
+from axoneme.lib.labels import LabelSet
 from axoneme.lib.policy.finish import finish
-from axoneme.lib.policy.model import Action, SubjectPolicy
+from axoneme.lib.policy.model import Action, MapEntry, MapKey, SubjectPolicy
 from axoneme.lib.policycodec import subject_key, subject_number
 from shim.cookies import CookieTable
 from shim.datapath import Datapath
-from shim.endpoints import Endpoint, EndpointState, EndpointTable
+from shim.endpoints import Endpoint, EndpointState, EndpointTable, generation_after
 from shim.localidentities import LocalIdentities
 from shim.maps import layout
 from shim.reconciler import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
@@ -65,6 +70,8 @@ class PolicySink:
         self.policies: dict[int, SubjectPolicy] = {}
         self.failures: dict[str, Failure] = {}
         self.complete = False
+        self.on_switch: Callable[[Endpoint], None] = _nobody_listens
+        """Hears that an endpoint is judged by its subject's policy, under the generation that it has now."""
         self._endpoints = endpoints
         self._datapath = datapath
         self._cookies = cookies
@@ -131,15 +138,12 @@ class PolicySink:
                 await self._apply(number)
             return dict(self.failures)
 
-    def content_of(self, policy: SubjectPolicy) -> Content:
+    async def content_of(self, policy: SubjectPolicy) -> Content:
         """The entries of a subject's map on this node. Raises Unsupported or KeyError."""
-        content: Content = {}
-        for key, entry in finish(policy, local_identities=self._local.labels(), named_ports={}).items():
-            if entry.action is Action.REDIRECT:
-                raise Unsupported("a rule redirects to a proxy and this node runs none; remove its L7 part")
-            cookie = self._cookies.cookie_of(entry.origins)
-            content[layout.policy_key(key)] = layout.policy_entry(key, entry, cookie=cookie)
-        return content
+        local = dict(self._local.labels())
+        entries, origin_sets = await asyncio.to_thread(_finished, policy, local)
+        cookies = {origins: self._cookies.cookie_of(origins) for origins in origin_sets}
+        return await asyncio.to_thread(_encoded, entries, cookies)
 
     def map_of(self, endpoint_id: int) -> BpfMap | None:
         """The map that an endpoint uses."""
@@ -172,20 +176,19 @@ class PolicySink:
 
     async def _apply(self, number: int) -> None:
         """Puts the mapstate of a subject into force for its endpoints, or records why not."""
-        endpoints = self._endpoints.with_identity(number)
         try:
-            if endpoints:
-                await self._switch(number, endpoints)
+            if self._endpoints.with_identity(number):
+                await self._switch(number)
         except (AxonemeError, BpfError, KeyError) as error:
-            self._fail(number, endpoints, _failure(error))
+            self._fail(number, _failure(error))
             return
         self._retries.pop(number, None)
         self.failures.pop(subject_key(number), None)
 
-    async def _switch(self, number: int, endpoints: list[Endpoint]) -> None:
+    async def _switch(self, number: int) -> None:
         policy = self.policies[number]
         self._cookies.learn(policy.origins)
-        content = self.content_of(policy)
+        content = await self.content_of(policy)
         room = self._max_entries
         if len(content) > room:
             raise _TooLargeError(
@@ -193,7 +196,7 @@ class PolicySink:
             )
         inner = await self._inner_for(content)
         try:
-            for endpoint in endpoints:
+            for endpoint in self._endpoints.with_identity(number):
                 self._switch_endpoint(endpoint, inner)
         finally:
             if not inner.users:
@@ -206,9 +209,13 @@ class PolicySink:
         if changed:
             self._outer().set_inner(layout.policy_outer_key(endpoint_id), inner.bpf_map)
             self._use(endpoint_id, inner)
+        else:
+            self.on_switch(endpoint)
         if changed or endpoint_id in self._adopted:
-            generation = endpoint.policy_generation + 1 & 0xFFFF_FFFF
-            self._write_endpoint(self._endpoints.change(endpoint_id, policy_generation=generation))
+            generation = generation_after(endpoint.policy_generation)
+            endpoint = self._endpoints.change(endpoint_id, policy_generation=generation)
+            self.on_switch(endpoint)  # heard before the kernel can stamp the generation
+            self._write_endpoint(endpoint)
             self._adopted.discard(endpoint_id)
         self._endpoints.step(endpoint_id, EndpointState.READY)
 
@@ -219,8 +226,8 @@ class PolicySink:
                 return inner
         bpf_map = await self._datapath.new_policy_map()
         try:
-            bpf_map.update_batch(list(content.items()))
-        except BpfError:
+            await asyncio.to_thread(bpf_map.update_batch, list(content.items()))
+        except BaseException:
             bpf_map.close()
             raise
         return _InnerMap(bpf_map, content)
@@ -239,14 +246,13 @@ class PolicySink:
         if not inner.users:
             inner.bpf_map.close()
 
-    def _fail(self, number: int, endpoints: list[Endpoint], failure: Failure) -> None:
+    def _fail(self, number: int, failure: Failure) -> None:
         self.failures[subject_key(number)] = failure
         known = self._retries.get(number)
         delay = min(known.delay_seconds * 2, LAST_RETRY_SECONDS) if known else FIRST_RETRY_SECONDS
         self._retries[number] = _Retry(delay, self._clock() + delay)
-        for endpoint in endpoints:
-            present = self._endpoints.require(endpoint.endpoint_id).state
-            locked = present is EndpointState.LOCKED
+        for endpoint in self._endpoints.with_identity(number):
+            locked = endpoint.state is EndpointState.LOCKED
             self._endpoints.step(
                 endpoint.endpoint_id, EndpointState.LOCKED if locked else EndpointState.STALE, failure.message
             )
@@ -265,6 +271,27 @@ class PolicySink:
 class _TooLargeError(AxonemeError):
     code = "RESOURCE_EXHAUSTED"
     default_reason = "POLICY_MAP_FULL"
+
+
+def _nobody_listens(_: Endpoint) -> None:
+    pass
+
+
+def _finished(
+    policy: SubjectPolicy, local: Mapping[int, LabelSet]
+) -> tuple[dict[MapKey, MapEntry], set[frozenset[int]]]:
+    """The mapstate and the sets of origins in it."""
+    entries = finish(policy, local_identities=local, named_ports={})
+    if any(entry.action is Action.REDIRECT for entry in entries.values()):
+        raise Unsupported("a rule redirects to a proxy and this node runs none; remove its L7 part")
+    return entries, {entry.origins for entry in entries.values()}
+
+
+def _encoded(entries: Mapping[MapKey, MapEntry], cookies: Mapping[frozenset[int], int]) -> Content:
+    return {
+        layout.policy_key(key): layout.policy_entry(key, entry, cookie=cookies[entry.origins])
+        for key, entry in entries.items()
+    }
 
 
 def _failure(error: AxonemeError | BpfError | KeyError) -> Failure:

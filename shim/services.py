@@ -111,7 +111,7 @@ class Services:
         return answer.acknowledged
 
     async def publish(self, endpoints: Sequence[Endpoint], host_ip: str, *, complete: bool) -> bool:
-        """At most 512 addresses a call; only a list that fits one call can be complete."""
+        """One call, since only a whole list can be complete; max_addresses_per_node bounds it there."""
         addresses = [
             identity_pb2.Address(
                 ip=ip, identity=e.identity, host_ip=host_ip, namespace=e.namespace, pod_name=e.pod_name
@@ -119,20 +119,11 @@ class Services:
             for e in endpoints
             for ip in e.ips
         ]
-        acknowledged = True
-        whole = complete and len(addresses) <= 512
-        for start in range(0, len(addresses) or 1, 512):
-            request = identity_pb2.PublishAddressesRequest(
-                node_name=self._node_name, addresses=addresses[start : start + 512], complete=whole
-            )
-            answer = await self._publish(request)
-            acknowledged = acknowledged and answer.acknowledged
-        return acknowledged
-
-    async def _publish(
-        self, request: identity_pb2.PublishAddressesRequest
-    ) -> identity_pb2.PublishAddressesResponse:
-        return await self._identity(lambda stub: stub.PublishAddresses(request, timeout=CALL_SECONDS))
+        request = identity_pb2.PublishAddressesRequest(
+            node_name=self._node_name, addresses=addresses, complete=complete
+        )
+        answer = await self._identity(lambda stub: stub.PublishAddresses(request, timeout=CALL_SECONDS))
+        return answer.acknowledged
 
     async def withdraw(self, ips: Sequence[str]) -> None:
         """Idempotent."""

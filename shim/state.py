@@ -27,6 +27,7 @@ class NodeState:
     pod_cidrs: tuple[str, ...] = ()
     router_ips: tuple[str, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
+    last_endpoint_id: int = 0  # the number that was given out last, so that numbers go round the whole range
     released: tuple[int, ...] = ()  # identities whose release the identity service has not confirmed yet
     cookies: dict[str, Any] = field(default_factory=dict)
 
@@ -48,6 +49,7 @@ class StateFile:
                 pod_cidrs=tuple(raw["pod_cidrs"]),
                 router_ips=tuple(raw["router_ips"]),
                 endpoints=tuple(Endpoint.load(one) for one in raw["endpoints"]),
+                last_endpoint_id=int(raw.get("last_endpoint_id", 0)),
                 released=tuple(raw["released"]),
                 cookies=raw["cookies"],
             )
@@ -66,6 +68,7 @@ class StateFile:
             "pod_cidrs": state.pod_cidrs,
             "router_ips": state.router_ips,
             "endpoints": [one.dump() for one in state.endpoints],
+            "last_endpoint_id": state.last_endpoint_id,
             "released": state.released,
             "cookies": state.cookies,
         }

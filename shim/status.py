@@ -11,10 +11,12 @@ from axoneme.lib.intentstream import StreamState
 from shim.audit import MapAudit
 from shim.datapath import Datapath, map_levels
 from shim.endpoints import EndpointState, EndpointTable
+from shim.links import LinkCheck
 from shim.maps import layout
 from shim.membership import Membership
 
 FULL_SHARE = 0.9
+MAX_NAMED = 10
 SERVICE_BY_STREAM = {
     "SubscribeIpcache": "identity",
     "SubscribeNodes": "identity",
@@ -35,6 +37,7 @@ class NodeStatus:
         datapath: Datapath,
         membership: Membership,
         audit: MapAudit,
+        links: LinkCheck,
         streams: Callable[[], Sequence[StreamState]],
         lost_events: Callable[[], int],
     ) -> None:
@@ -44,6 +47,7 @@ class NodeStatus:
         self._datapath = datapath
         self._membership = membership
         self._audit = audit
+        self._links = links
         self._streams = streams
         self._lost_events = lost_events
 
@@ -83,6 +87,7 @@ class NodeStatus:
                 found.append(
                     f"map {name} holds {held} of {room} entries; new ones will be refused when it is full"
                 )
+        found += self._links.problems()
         if self._audit.problem:
             found.append(self._audit.problem)
         if missing := [f"{name} ({reason})" for name, reason in self.features.items() if reason == "no"]:
@@ -112,8 +117,10 @@ def stream_problems(state: StreamState) -> list[str]:
             f"{state.name} is stale for {state.stale_seconds:.0f} s ({why or 'silent'}): "
             f"the last state stays in force; is the {service} service reachable?"
         )
-    for key, failure in sorted(state.failures.items())[:10]:
+    for key, failure in sorted(state.failures.items())[:MAX_NAMED]:
         found.append(f"{key} is not in the kernel: {failure.message} ({failure.reason}); it is tried again")
+    if (more := len(state.failures) - MAX_NAMED) > 0:
+        found.append(f"{state.name}: {more} more resources are not in the kernel; they are tried again")
     return found
 
 

@@ -3,9 +3,9 @@
     python -m shim.supervisor --config node.toml
 
 A process that ends is started again: at once after a long life, else after 0.1 s, doubling to 1 s. SIGTERM
-goes to the processes in reverse order of their start, each with its own time to end. The shim loses every
-capability between fork and exec. When the supervisor itself dies, the kernel ends its children; the
-kernel's maps and programs go on.
+goes to the processes in reverse order of their start, each with its own time to end. Between fork and exec
+the helper keeps only the capabilities of its list, and the shim loses every one. When the supervisor itself
+dies, the kernel ends its children; the kernel's maps and programs go on.
 """
 
 from __future__ import annotations
@@ -30,14 +30,23 @@ from shim import privileges
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, LONG_LIFE_SECONDS = 0.1, 1.0, 10.0
 STOP_SECONDS = 15.0
 
+# What the helper's closed list of requests needs. NET_ADMIN: links, addresses, routes, neighbours, and
+# programs of tc; with BPF it loads, attaches and makes maps. SYS_ADMIN: entering a workload's network
+# namespace, mounting the BPF file system, and the descriptor of a map from its id; the kernel counts it for
+# PERFMON too, without which the verifier refuses the programs, so that one need not be named. Not
+# SYS_RESOURCE: maps are charged to the cgroup since Linux 5.11, so no limit has to be raised. Not
+# DAC_OVERRIDE: everything that it opens belongs to root. Not SYS_PTRACE: /proc/PID/ns/net of a process with
+# more rights than these stays closed to it, and such a workload is named by /run/netns/NAME.
+HELPER_CAPABILITIES = (privileges.CAP_BPF, privileges.CAP_NET_ADMIN, privileges.CAP_SYS_ADMIN)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSpec:
-    """One process of a node."""
+    """One process of a node, with the capabilities that it keeps."""
 
     name: str
     command: tuple[str, ...]
-    unprivileged: bool
+    capabilities: tuple[int, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -65,12 +74,11 @@ def node_processes(config_file: Path) -> list[ProcessSpec]:
             *(python, "-m", "shim.privileged", "--node-name", node_name, "--run-directory", run_directory),
             *("--bpffs", settings.get("bpffs", "/sys/fs/bpf")),
         ),
-        unprivileged=False,
+        capabilities=HELPER_CAPABILITIES,
     )
     shim = ProcessSpec(
         name="shim",
         command=(python, "-m", "shim.main", "--config", str(config_file)),
-        unprivileged=True,
     )
     return [shim] if settings.get("datapath") == "memory" else [helper, shim]
 
@@ -132,10 +140,9 @@ class Supervisor:
             privileges.die_with_parent(signal.SIGTERM)
             if os.getppid() != parent:
                 os._exit(1)
-            if child.spec.unprivileged:
-                privileges.drop_all()
-                # Changing credentials clears the parent-death signal.
-                privileges.die_with_parent(signal.SIGTERM)
+            privileges.keep_only(child.spec.capabilities)
+            # Changing credentials clears the parent-death signal.
+            privileges.die_with_parent(signal.SIGTERM)
 
         child.process = subprocess.Popen(
             child.spec.command,

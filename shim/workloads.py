@@ -101,13 +101,14 @@ class Workloads:
         checkpoint: Callable[[], None],
         host_ip: Callable[[], str],
         first_policy_seconds: float,
+        first_generation: Callable[[], int],
     ) -> None:
         self.endpoints = endpoints
         self.ipam = Ipam()
+        self.numbers = NumberPool()
         self.released: set[int] = set()  # identities whose release is not confirmed yet
         self.unpublished = 0  # times that an address went out before every node had its policy
         self._cluster_name = cluster_name
-        self._numbers = NumberPool()
         self._datapath = datapath
         self._ipcache = ipcache
         self._policies = policies
@@ -117,6 +118,7 @@ class Workloads:
         self._checkpoint = checkpoint
         self._host_ip = host_ip
         self._first_policy_seconds = first_policy_seconds
+        self._first_generation = first_generation
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- adding
@@ -156,11 +158,11 @@ class Workloads:
         return self.endpoints.require(endpoint.endpoint_id)
 
     def _new_endpoint(self, wanted: Wanted, labels: LabelSet, identity: int) -> Endpoint:
-        number = self._numbers.allocate()
+        number = self.numbers.allocate()
         try:
             ips = self.ipam.allocate(number)
         except AxonemeError:
-            self._numbers.release(number)
+            self.numbers.release(number)
             raise
         return Endpoint(
             endpoint_id=number,
@@ -172,6 +174,8 @@ class Workloads:
             netns=wanted.netns,
             pod_interface=wanted.interface_name,
             state_reason="waits for its first mapstate",
+            # Conntrack entries of an earlier endpoint with this number and address must not look current.
+            policy_generation=self._first_generation(),
         )
 
     async def _connect(self, endpoint: Endpoint) -> Endpoint:
@@ -256,7 +260,7 @@ class Workloads:
         await self._release(endpoint)
         await self._policies.remove_endpoint(number)
         self.ipam.release(number)
-        self._numbers.release(number)
+        self.numbers.release(number)
         self._checkpoint()
 
     async def _release(self, endpoint: Endpoint) -> None:
@@ -283,17 +287,18 @@ class Workloads:
 
     # --- restart
 
-    async def restore(self, stored: Collection[Endpoint]) -> None:
+    async def restore(self, stored: Collection[Endpoint], last_endpoint_id: int = 0) -> None:
         """Takes over endpoints of an earlier life with their interfaces, programs and maps."""
         for endpoint in stored:
             number = endpoint.endpoint_id
-            self._numbers.adopt(number)
+            self.numbers.adopt(number)
             outside = self.ipam.adopt(number, endpoint.ips)
             if outside:
                 logger.warning(
                     "addresses outside the PodCIDRs", extra={log.ENDPOINT: number, log.ADDRESS: outside}
                 )
             self.endpoints.put(endpoint)
+        self.numbers.resume(last_endpoint_id)
         self._endpoint_map.reconciler.load()
         interfaces = await self._datapath.interfaces()
         for endpoint in list(self.endpoints):
@@ -305,7 +310,8 @@ class Workloads:
 
     async def _restore(self, endpoint: Endpoint, *, whole: bool) -> None:
         number = endpoint.endpoint_id
-        generation = max(endpoint.policy_generation, self._endpoint_map.generation_of(endpoint))
+        # The stored number may be older than what conntrack knows; without the kernel's a new start is made.
+        generation = self._endpoint_map.generation_of(endpoint) or self._first_generation()
         adopted = await self._policies.adopt(endpoint)
         state = endpoint.state if adopted else EndpointState.LOCKED
         reason = endpoint.state_reason if adopted else "waits for its first mapstate since the restart"
@@ -321,23 +327,45 @@ class Workloads:
             self.endpoints.step(number, EndpointState.TERMINATING, "its network namespace is gone")
         await self._interest.change_interest(added=[subject_key(endpoint.identity)])
 
+    async def repair_programs(self) -> list[Endpoint]:
+        """Attaches programs that are missing; returns the endpoints that were without.
+
+        Raises AxonemeError when none could be attached.
+        """
+        found: list[Endpoint] = []
+        fault: AxonemeError | None = None
+        for number, state in (await self._datapath.interfaces()).items():
+            endpoint = self.endpoints.get(number)
+            if state.attached or endpoint is None or self._lock(endpoint.name).locked():
+                continue  # whoever holds the lock is about to attach, or to remove
+            async with self._lock(endpoint.name):
+                endpoint = self.endpoints.get(number)
+                present = (await self._datapath.interfaces()).get(number)
+                if endpoint is None or present is None or present.attached or not _lives(endpoint):
+                    continue
+                try:
+                    await self._datapath.attach(endpoint)
+                    found.append(endpoint)
+                except AxonemeError as error:
+                    fault = fault or error
+        if fault is not None and not found:
+            raise fault
+        return found
+
     async def repair_interfaces(self) -> list[str]:
-        """Attaches programs that are missing; returns what was repaired."""
+        """Makes interfaces that are gone anew; returns what was repaired."""
         interfaces = await self._datapath.interfaces()
         repairs = []
-        for endpoint in self.endpoints:
-            present = interfaces.get(endpoint.endpoint_id)
-            if endpoint.state is EndpointState.TERMINATING or not endpoint.ifindex:
+        for endpoint in [e for e in self.endpoints if e.endpoint_id not in interfaces and _lives(e)]:
+            if self._lock(endpoint.name).locked():
                 continue
-            if present is not None and not present.attached:
-                await self._datapath.attach(endpoint)
-                repairs.append(f"programs: {endpoint.interface_name}: missing, attached again")
-            elif present is None and await _try("interface not restored", self._reconnect(endpoint)):
-                repairs.append(f"interfaces: {endpoint.interface_name}: missing, made again")
+            async with self._lock(endpoint.name):
+                if await _try("interface not restored", self._reconnect(endpoint.endpoint_id)):
+                    repairs.append(f"interfaces: {endpoint.interface_name}: missing, made again")
         return repairs
 
-    async def _reconnect(self, endpoint: Endpoint) -> None:
-        await self._connect(endpoint)
+    async def _reconnect(self, endpoint_id: int) -> None:
+        await self._connect(self.endpoints.require(endpoint_id))
 
     async def change_identity(self, endpoint: Endpoint, identity: int) -> None:
         """Moves an endpoint to another number of its labels: the old one was lost with the store."""
@@ -370,6 +398,11 @@ def encode_endpoint(endpoint: Endpoint) -> bytes:
         mac=_mac(endpoint.mac),
         host_mac=_mac(endpoint.host_mac),
     ).pack()
+
+
+def _lives(endpoint: Endpoint) -> bool:
+    """Has an interface and is not being removed."""
+    return endpoint.state is not EndpointState.TERMINATING and endpoint.ifindex != 0
 
 
 def _mac(text: str) -> bytes:

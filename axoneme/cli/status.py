@@ -7,22 +7,26 @@ the others. The exit code is 0 only when all is well.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from axoneme.cli import render
+from axoneme.cli.causes import explain
 from axoneme.cli.connection import connected
 from axoneme.lib.errors import AxonemeError
 
 if TYPE_CHECKING:
     from axoneme.api.hubble.observer import observer_pb2
     from axoneme.api.node.v1 import node_pb2
+    from axoneme.client.context import Context
     from axoneme.client.sync import Client
 
 WAIT_SECONDS = 60.0
@@ -144,49 +148,8 @@ def judge_node(part: PartStatus, answer: node_pb2.GetNodeStatusResponse) -> None
     words += [f"{answer.lost_events} flow events lost"] if answer.lost_events else []
     words += [SIMULATED] if answer.simulated else []
     part.detail = "; ".join(words)
-    for stream in answer.streams:
-        if not stream.synced:
-            why = f": {stream.error}" if stream.error else ""
-            stale = f"stream {stream.name} is stale for {stream.stale_seconds:.1f} s{why}"
-            part.degrade(f"{stale}; the kernel keeps its last state")
-        if stream.failures:
-            part.degrade(f"stream {stream.name}: {stream.failures} resources are not in the kernel yet")
-    for problem in answer.problems:
+    for problem in answer.problems:  # the node says in words what its streams and endpoints lack
         part.degrade(problem)
-
-
-def explain(error: AxonemeError, seconds: float) -> str:
-    """Why a part cannot be asked, in a sentence with the likely fix. gRPC's own words stand at the end."""
-    text = error.message.lower()
-    if error.code == "DEADLINE_EXCEEDED":
-        return f"no answer within {seconds:g} s: it hangs, or packets to it are lost"
-    for words, sentence in _CAUSES:
-        if any(word in text for word in words):
-            return sentence
-    if error.code == "PERMISSION_DENIED":
-        return f"your certificate may not ask it: {error.message}"
-    return error.message.replace("\n", " ")
-
-
-_CAUSES: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("connection refused",), "nothing listens there (connection refused): the process is not running"),
-    (("no such file",), "its socket does not exist: the process is not running"),
-    (("permission denied", "operation not permitted"), "its socket is for root only: use sudo"),
-    (
-        ("hostname verification", "peer name"),
-        "another server answers there: its certificate carries another name",
-    ),
-    (
-        ("certificate_verify_failed", "certificate verify failed"),
-        "its certificate is not of the context's CA",
-    ),
-    (("no route to host", "network is unreachable"), "there is no route to it"),
-    (("dns", "name resolution"), "its name cannot be resolved"),
-    (
-        ("socket closed", "ssl", "tls", "handshake"),
-        "it closed the connection at the handshake: see your certificate with `axoneme certs show`",
-    ),
-)
 
 
 def _answer(name: str, question: Callable[[], PartStatus], seconds: float) -> PartStatus:
@@ -196,6 +159,13 @@ def _answer(name: str, question: Callable[[], PartStatus], seconds: float) -> Pa
         return PartStatus(
             name=name, state=FAILED, detail="cannot be asked", problems=[explain(error, seconds)]
         )
+
+
+def in_lab(context: Context) -> bool:
+    """Whether the context is that of the lab on this machine."""
+    from axoneme.client.context import find_lab_directory
+
+    return bool(context.source) and find_lab_directory(os.environ) in Path(context.source).parents
 
 
 def _well(parts: list[PartStatus]) -> bool:
@@ -229,4 +199,6 @@ def _print(client: Client, parts: list[PartStatus], output: str) -> None:
     problems = [f"{part.name}: {problem}" for part in parts for problem in part.problems]
     if problems:
         click.echo("\n" + "\n".join(problems))
+    if in_lab(context) and any(part.state == FAILED for part in parts):
+        click.echo("\n`axoneme lab status` shows the lab's processes and where their logs are")
     sys.stdout.flush()

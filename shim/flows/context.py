@@ -1,24 +1,29 @@
 """What the decoder must know about the node to turn a record into a flow.
 
 The shim implements `FlowContext` over its endpoint, identity and origin tables; tests use plain dictionaries.
-Look-ups answer from memory, never wait and never raise for what is unknown. An implementation should keep
-endpoints and origins for a while after they are gone: records are decoded when they are asked for, not when
-they arrive.
+Look-ups answer from memory, never wait and never raise for what is unknown. Records are decoded when they
+are asked for, not when they arrive, so names are asked for as of the record's time (since boot) and must be
+kept for a while after they are gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
 
 INGRESS, EGRESS = 1, 2
+Address = IPv4Address | IPv6Address
+_MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadInfo:
-    """A workload as far as this node knows it; `endpoint_id` is 0 when it lives on another node."""
+    """A workload as far as this node knows it; `endpoint_id` is 0 when it lives on another node.
+
+    Without labels, it has those of its identity.
+    """
 
     namespace: str = ""
     pod_name: str = ""
@@ -27,7 +32,7 @@ class WorkloadInfo:
     labels: tuple[str, ...] = ()
     cluster_name: str = ""
     workloads: tuple[tuple[str, str], ...] = ()  # (kind, name) of the owners, such as ("Deployment", "web")
-    addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+    addresses: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,7 @@ class PolicyOrigin:
 
 
 class FlowContext(Protocol):
-    """Names for the numbers in a record."""
+    """Names for the numbers in a record, as of the record's time (None: the last ones known)."""
 
     @property
     def node_name(self) -> str:
@@ -52,23 +57,51 @@ class FlowContext(Protocol):
     def cluster_name(self) -> str:
         """Name of the local cluster."""
 
-    def endpoint(self, endpoint_id: int) -> WorkloadInfo | None:
-        """The local endpoint of that number."""
+    @property
+    def revision(self) -> int:
+        """Grows whenever an answer of `endpoint`, `workload_at` or `identity_labels` may have changed."""
 
-    def workload_at(self, address: IPv4Address | IPv6Address) -> WorkloadInfo | None:
-        """The workload that owns an address, here or on another node."""
+    def endpoint(self, endpoint_id: int, time_ns: int | None) -> WorkloadInfo | None:
+        """The local endpoint that had that number."""
 
-    def identity_labels(self, identity: int) -> Sequence[str]:
+    def workload_at(self, address: Address, time_ns: int | None) -> WorkloadInfo | None:
+        """The workload that owned an address, here or on another node."""
+
+    def identity_labels(self, identity: int, time_ns: int | None) -> Sequence[str]:
         """Labels of an identity, reserved and node-local ones included; empty when unknown."""
 
-    def names(self, endpoint_id: int, address: IPv4Address | IPv6Address) -> Sequence[str]:
+    def known_addresses(self) -> Mapping[bytes, bool]:
+        """Addresses (16 bytes) that `workload_at` knows at any time; true where an endpoint here had it."""
+
+    def change_times(
+        self, identity: int, address: Address | None, endpoint_id: int, after_ns: int
+    ) -> Iterable[int]:
+        """Times after `after_ns` at which a name of such an end may have changed; more do no harm."""
+
+    def names(self, endpoint_id: int, address: Address) -> Sequence[str]:
         """DNS names under which that endpoint knows the address."""
 
     def origins(self, cookie: int) -> Sequence[PolicyOrigin]:
         """Policies behind an origin cookie; empty for 0 and unknown cookies."""
 
-    def default_deny_origins(self, endpoint_id: int, direction: int) -> Sequence[PolicyOrigin]:
-        """Policies that switched default deny on for that endpoint and direction (1 ingress, 2 egress)."""
+    def default_deny_origins(
+        self, endpoint_id: int, direction: int, generation: int, time_ns: int
+    ) -> Sequence[PolicyOrigin]:
+        """Policies that had switched default deny on for an endpoint and direction (1 ingress, 2 egress).
 
-    def interface_name(self, ifindex: int) -> str:
+        `generation` is the policy generation that the record carries.
+        """
+
+    def interface_name(self, ifindex: int, time_ns: int | None) -> str:
         """Name of an interface of this node; empty when unknown."""
+
+
+def mapped(packed: bytes) -> bytes:
+    """The 16-byte form of an address of 4 or 16 bytes, as records hold it."""
+    return packed if len(packed) == 16 else _MAPPED + packed
+
+
+def address_of(mapped: bytes) -> Address:
+    """The address behind the 16-byte form."""
+    raw = bytes(mapped)
+    return ip_address(raw[12:]) if raw[:12] == _MAPPED else ip_address(raw)

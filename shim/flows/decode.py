@@ -8,15 +8,15 @@ gives the same flow, uuid included.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from axoneme.api.hubble.flow import flow_pb2
 from shim.flows import icmp, record
-from shim.flows.context import FlowContext, PolicyOrigin, WorkloadInfo
+from shim.flows.addresses import KnownAddresses
+from shim.flows.context import Address, FlowContext, PolicyOrigin, WorkloadInfo, address_of
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 _TCP_BITS: Final = (
@@ -42,7 +42,40 @@ _SUMMARY_ORDER: Final = (
 OFFSET_TOLERANCE_NS: Final = 1_000_000
 _NAMESPACE_LABEL: Final = "k8s:io.kubernetes.pod.namespace="
 _CLUSTER_LABEL: Final = "k8s:io.cilium.k8s.policy.cluster="
+_NOBODY: Final = WorkloadInfo()
 _DENYING: Final = (flow_pb2.DROPPED, flow_pb2.ERROR, flow_pb2.AUDIT)
+
+
+class EndNames(NamedTuple):
+    """What an end is called."""
+
+    cluster_name: str
+    namespace: str
+    pod_name: str
+    workloads: tuple[tuple[str, str], ...]
+    labels: tuple[str, ...]
+
+    def message(self) -> flow_pb2.Endpoint:
+        """As a flow shows it; numbers are for the caller to fill in."""
+        return flow_pb2.Endpoint(
+            cluster_name=self.cluster_name,
+            namespace=self.namespace,
+            labels=self.labels,
+            pod_name=self.pod_name,
+            workloads=[flow_pb2.Workload(kind=kind, name=name) for kind, name in self.workloads],
+        )
+
+
+def end_names(labels: tuple[str, ...], workload: WorkloadInfo | None, *, shown: bool = True) -> EndNames:
+    """Names of an end with these labels, which are left out when they are not to be shown."""
+    info = workload or _NOBODY
+    return EndNames(
+        info.cluster_name or _label_value(labels, _CLUSTER_LABEL),
+        info.namespace or _label_value(labels, _NAMESPACE_LABEL),
+        info.pod_name,
+        info.workloads,
+        labels if shown else (),
+    )
 
 
 class FlowDecoder:
@@ -51,9 +84,15 @@ class FlowDecoder:
     def __init__(self, context: FlowContext, *, boot_offset_ns: Callable[[], int], uuid_salt: int) -> None:
         """Take the offset to add to boot time (read at each use, it drifts) and 64 random bits per start."""
         self._context = context
+        self.addresses = KnownAddresses(context)
         self._measure_offset_ns = boot_offset_ns
         self._offset_ns = boot_offset_ns()
         self._uuid_salt = uuid_salt
+
+    @property
+    def context(self) -> FlowContext:
+        """What names the numbers."""
+        return self._context
 
     @property
     def full_node_name(self) -> str:
@@ -95,8 +134,8 @@ class FlowDecoder:
         return flow
 
     def namespace_of(self, identity: int) -> tuple[str, str]:
-        """Namespace and cluster that the labels of an identity name; empty when they name none."""
-        labels = self._context.identity_labels(identity)
+        """Namespace and cluster that the last labels of an identity name; empty when they name none."""
+        labels = self._context.identity_labels(identity, None)
         return _label_value(labels, _NAMESPACE_LABEL), _label_value(labels, _CLUSTER_LABEL)
 
     def _uuid(self, number: int) -> str:
@@ -108,37 +147,44 @@ class FlowDecoder:
     def _fill_ends(
         self, flow: flow_pb2.Flow, row: dict[str, Any], source: Address, destination: Address
     ) -> None:
-        endpoint_id = row["endpoint_id"]
+        endpoint_id, time_ns = row["endpoint_id"], row["time_ns"]
         spoofed = row["drop_reason"] == record.INVALID_SOURCE_IP
-        flow.source.CopyFrom(self.end(row["source_identity"], source, endpoint_id, spoofed=spoofed))
-        flow.destination.CopyFrom(self.end(row["destination_identity"], destination, endpoint_id))
+        identity = row["source_identity"]
+        workload = self.workload(source, endpoint_id, time_ns, spoofed=spoofed)
+        flow.source.CopyFrom(self.end(identity, self.labels(identity, workload, time_ns), workload))
+        identity = row["destination_identity"]
+        workload = self.workload(destination, endpoint_id, time_ns)
+        flow.destination.CopyFrom(self.end(identity, self.labels(identity, workload, time_ns), workload))
         flow.source_names.extend(self._context.names(endpoint_id, source))
         flow.destination_names.extend(self._context.names(endpoint_id, destination))
 
-    def end(
-        self, identity: int, address: Address, endpoint_id: int, *, spoofed: bool = False
-    ) -> flow_pb2.Endpoint:
-        """One end of a flow: the endpoint whose program saw it, else whoever owns the address.
+    def workload(
+        self, address: Address | None, endpoint_id: int, time_ns: int, *, spoofed: bool = False
+    ) -> WorkloadInfo | None:
+        """Who is behind one end: the endpoint whose program saw it, else whoever owned the address then.
 
-        A spoofed source is shown as the endpoint that sent it, not as the owner of the address.
+        A spoofed source is shown as the endpoint that sent it, not as the owner of the address. Without an
+        address, it is one that nobody ever owned.
         """
-        local = self._context.endpoint(endpoint_id) if endpoint_id else None
+        local = self._context.endpoint(endpoint_id, time_ns) if endpoint_id else None
         if local is not None and (spoofed or address in local.addresses):
-            return self._end(identity, local)
-        return self._end(identity, self._context.workload_at(address))
+            return local
+        return self._context.workload_at(address, time_ns) if address is not None else None
 
-    def _end(self, identity: int, workload: WorkloadInfo | None) -> flow_pb2.Endpoint:
-        info = workload or WorkloadInfo()
-        labels = list(self._context.identity_labels(identity)) or list(info.labels)
-        return flow_pb2.Endpoint(
-            ID=info.endpoint_id,
-            identity=identity,
-            cluster_name=info.cluster_name or _label_value(labels, _CLUSTER_LABEL),
-            namespace=info.namespace or _label_value(labels, _NAMESPACE_LABEL),
-            labels=labels,
-            pod_name=info.pod_name,
-            workloads=[flow_pb2.Workload(kind=kind, name=name) for kind, name in info.workloads],
-        )
+    def labels(self, identity: int, workload: WorkloadInfo | None, time_ns: int) -> tuple[str, ...]:
+        """Labels of one end: of its identity, else of the workload."""
+        labels = tuple(self._context.identity_labels(identity, time_ns))
+        if labels or workload is None:
+            return labels
+        return workload.labels or tuple(self._context.identity_labels(workload.identity, time_ns))
+
+    @staticmethod
+    def end(identity: int, labels: tuple[str, ...], workload: WorkloadInfo | None) -> flow_pb2.Endpoint:
+        """One end of a flow."""
+        end = end_names(labels, workload).message()
+        end.identity = identity
+        end.ID = workload.endpoint_id if workload is not None else 0
+        return end
 
     def _fill_event(self, flow: flow_pb2.Flow, row: dict[str, Any]) -> None:
         if row["flags"] & record.FLAG_REPLY_KNOWN:
@@ -157,7 +203,7 @@ class FlowDecoder:
                 reason if reason in flow_pb2.DropReason.values() else flow_pb2.DROP_REASON_UNKNOWN
             )
         if row["ifindex"]:
-            name = self._context.interface_name(row["ifindex"])
+            name = self._context.interface_name(row["ifindex"], row["time_ns"])
             flow.interface.CopyFrom(flow_pb2.NetworkInterface(index=row["ifindex"], name=name))
 
     def _fill_policies(self, flow: flow_pb2.Flow, row: dict[str, Any]) -> None:
@@ -169,12 +215,11 @@ class FlowDecoder:
             (flow.ingress_allowed_by if ingress else flow.egress_allowed_by).extend(policies)
             return
         if not policies and _is_default_deny(row):
-            defaults = self._context.default_deny_origins(row["endpoint_id"], row["direction"])
+            defaults = self._context.default_deny_origins(
+                row["endpoint_id"], row["direction"], row["policy_generation"], row["time_ns"]
+            )
             policies = _policies(defaults)
         (flow.ingress_denied_by if ingress else flow.egress_denied_by).extend(policies)
-
-
-Address = IPv4Address | IPv6Address
 
 
 def timestamp(time_ns: int) -> Timestamp:
@@ -182,17 +227,15 @@ def timestamp(time_ns: int) -> Timestamp:
     return Timestamp(seconds=time_ns // 1_000_000_000, nanos=time_ns % 1_000_000_000)
 
 
-def address_of(mapped: bytes) -> Address:
-    raw = bytes(mapped)
-    return ip_address(raw[12:]) if raw[:12] == b"\0" * 10 + b"\xff\xff" else ip_address(raw)
-
-
 def _is_default_deny(row: dict[str, Any]) -> bool:
     return bool(row["verdict"] == flow_pb2.AUDIT or row["drop_reason"] == record.POLICY_DENIED)
 
 
 def _label_value(labels: Iterable[str], prefix: str) -> str:
-    return next((label[len(prefix) :] for label in labels if label.startswith(prefix)), "")
+    for label in labels:
+        if label.startswith(prefix):
+            return label[len(prefix) :]
+    return ""
 
 
 def _policies(origins: Iterable[PolicyOrigin]) -> list[flow_pb2.Policy]:

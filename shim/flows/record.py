@@ -76,8 +76,3 @@ def make_record(**values: Any) -> Records:
     for name, value in values.items():
         record[name] = np.void(value) if isinstance(value, bytes) else value
     return record
-
-
-def mapped(packed: bytes) -> bytes:
-    """The 16-byte form of an address of 4 or 16 bytes."""
-    return packed if len(packed) == 16 else b"\0" * 10 + b"\xff\xff" + packed

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from typing import Any, Final
 
 from axoneme.api.hubble.flow import flow_pb2
-from shim.flows.record import mapped
+from shim.flows.context import mapped
 from shim.flows.store import Network, Selection
 
 _PROTOCOL_NUMBERS: Final = {

@@ -112,9 +112,14 @@ class FlowStore:
         return rows
 
     def column(self, name: str, numbers: npt.NDArray[np.int64]) -> Column:
-        """One field of the records with these sequence numbers, which must still be held."""
-        column: Column = self._arrays[name][numbers & (self.capacity - 1)]
+        """One field of the records with these ascending sequence numbers, which must still be held."""
+        column: Column = self._arrays[name][self._slots(numbers)]
         return column
+
+    def words(self, name: str, numbers: npt.NDArray[np.int64]) -> Column:
+        """`source_ip` or `destination_ip` of such records as rows of two words, as they lie in memory."""
+        words: Column = self._words[name][self._slots(numbers)]
+        return words
 
     def select(self, selection: Selection, first: int, last: int) -> npt.NDArray[np.int64]:
         """Sequence numbers in [first, last) that satisfy the selection, ascending; gone ones are left out."""
@@ -139,6 +144,14 @@ class FlowStore:
             for name in ("source_identity", "destination_identity"):
                 found.update(np.unique(self._arrays[name][window][mask]).tolist())
         return sorted(found)
+
+    def _slots(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
+        """Where records are; one stretch of slots (no copy) when ascending numbers are without gaps."""
+        if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):
+            start = int(numbers[0]) & (self.capacity - 1)
+            if start + len(numbers) <= self.capacity:
+                return slice(start, start + len(numbers))
+        return numbers & (self.capacity - 1)
 
     def _windows(self, first: int, last: int) -> Iterable[tuple[int, slice]]:
         """The range as at most two stretches of slots, each with its first sequence number."""

@@ -24,7 +24,7 @@ from axoneme.lib.bpf.maps import KernelMap
 from axoneme.lib.bpf.object import BpfObject
 from axoneme.lib.bpf.program import BpfProgram
 from axoneme.lib.errors import FailedPrecondition
-from shim.bpf.manifest import ObjectsMissingError, object_path
+from shim.bpf.manifest import ObjectsMissingError, object_path, sha256_of
 from shim.maps import layout
 
 logger = logging.getLogger(__name__)
@@ -43,16 +43,21 @@ class ProgramLoader:
         self._pins = pin_directory
         self._links = pin_directory / "links"
         self._programs: dict[str, BpfProgram] = {}
+        self._loaded: tuple[str, dict[str, int]] | None = None  # hash of the object, ids of its maps
 
-    def load(self) -> list[str]:
+    def load(self, *, replace: bool = True) -> list[str]:
         """Loads the object (again), and replaces the programs of every pinned link; returns program names.
 
-        Raises FailedPrecondition without a usable object.
+        Without `replace` it keeps the programs that it has of the same object over the same maps. Raises
+        FailedPrecondition without a usable object.
         """
         try:
             path = object_path()
         except ObjectsMissingError as error:
             raise FailedPrecondition(str(error), reason="BPF_OBJECTS_MISSING") from error
+        digest = sha256_of(path)
+        if not replace and self._loaded == (digest, self._pinned_maps()):
+            return sorted(self._programs)
         self._links.mkdir(parents=True, exist_ok=True)
         self._pins.chmod(0o700)
         with BpfObject(path) as loaded:
@@ -67,6 +72,7 @@ class ProgramLoader:
         self._replace_everywhere()
         for program in before.values():
             program.close()
+        self._loaded = digest, self._pinned_maps()
         return sorted(programs)
 
     def attach(self, endpoint_id: int, ifindex: int) -> None:
@@ -115,6 +121,14 @@ class ProgramLoader:
             if error.errno == errno.ENOENT:
                 return None
             raise
+
+    def _pinned_maps(self) -> dict[str, int]:
+        """Ids of the maps behind the pins: somebody may have removed them since."""
+        found = {}
+        for name in layout.MAPS:
+            with contextlib.suppress(BpfError), contextlib.closing(KernelMap.open(self._pins / name)) as held:
+                found[name] = held.map_id
+        return found
 
     def _replace_everywhere(self) -> None:
         """Puts the loaded programs into every link that is alive; pins of dead links are removed."""

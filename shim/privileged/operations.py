@@ -25,7 +25,7 @@ class Operations:
         return {
             protocol.Ping: lambda _: Answer(result={"pid": os.getpid()}),
             protocol.SetUpNode: self.set_up_node,
-            protocol.LoadPrograms: lambda _: Answer(result={"programs": self._loader.load()}),
+            protocol.LoadPrograms: self.load_programs,
             protocol.CreatePolicyMap: self.create_policy_map,
             protocol.OpenPolicyMap: self.open_policy_map,
             protocol.CreateInterface: self.create_interface,
@@ -44,6 +44,10 @@ class Operations:
         node.switch_forwarding_on()
         node.add_router_addresses(request.router_ips)
         return Answer()
+
+    def load_programs(self, request: protocol.LoadPrograms) -> Answer:
+        """Names of the programs."""
+        return Answer(result={"programs": self._loader.load(replace=request.replace)})
 
     def create_policy_map(self, request: protocol.CreatePolicyMap) -> Answer:  # noqa: ARG002
         """The descriptor leaves with the answer; the helper keeps none."""

@@ -50,9 +50,13 @@ class SetUpNode(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPrograms(Request):
-    """Load the datapath object, reuse pinned maps, replace attached programs in place."""
+    """Load the datapath object, reuse pinned maps, replace attached programs in place.
+
+    Without `replace` nothing is done when the helper has loaded this very object over these maps.
+    """
 
     op: ClassVar[str] = "load_programs"
+    replace: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +199,12 @@ def _endpoint_id(name: str, value: Any) -> int:
     return value
 
 
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgument.of_field(name, "must be true or false")
+    return value
+
+
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InvalidArgument.of_field(name, "must be text")
@@ -270,6 +280,7 @@ def _cidrs(name: str, value: Any) -> tuple[str, ...]:
 
 
 _CHECKS: Mapping[str, Any] = {
+    "replace": _flag,
     "router_ips": _ips,
     "endpoint_id": _endpoint_id,
     "netns": check_netns,

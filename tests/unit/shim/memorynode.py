@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -129,6 +130,7 @@ class MemoryNode:
 
     def __init__(self, datapath: MemoryDatapath | None = None, services: FakeServices | None = None) -> None:
         self.clock = FakeClock()
+        self.rng = random.Random(7)
         self.datapath = datapath or MemoryDatapath()
         self.services = services or FakeServices()
         self.endpoints = EndpointTable()
@@ -162,6 +164,7 @@ class MemoryNode:
             checkpoint=self._checkpoint,
             host_ip=lambda: "192.0.2.1",
             first_policy_seconds=0.05,
+            first_generation=lambda: self.rng.randint(1, 0xFFFF_FFFF),
         )
         self.workloads.ipam = Ipam(self.services.cidrs, ("10.1.0.1", "fd00:10:1::1"))
 

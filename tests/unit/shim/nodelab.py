@@ -14,6 +14,7 @@ from pathlib import Path
 from axoneme.lib.errors import Unavailable
 from shim.privileged import protocol
 from shim.privileged.client import HelperClient
+from shim.supervisor import HELPER_CAPABILITIES
 from tests.waiting import eventually_sync
 
 ROOT = Path(__file__).parents[3]
@@ -63,10 +64,15 @@ class NodeLab:
         self.processes.append(process)
         return process
 
-    def start_helper(self) -> HelperClient:
-        run_directory = str(self.directory / "run")
-        arguments = ("--node-name", self.name, "--run-directory", run_directory)
-        self.run(sys.executable, "-m", "shim.privileged", *arguments)
+    def start_helper(self, capabilities: tuple[int, ...] = HELPER_CAPABILITIES) -> HelperClient:
+        """The helper with the rights that the supervisor leaves it."""
+        # The way into the node's namespace needs what the helper may not have: rights go behind it.
+        code = (
+            f"import os, sys; from shim import privileges; privileges.keep_only({capabilities});"
+            "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+        )
+        words = ("--node-name", self.name, "--run-directory", str(self.directory / "run"))
+        self.run(sys.executable, "-c", code, "-m", "shim.privileged", *words)
         client = HelperClient(self.socket)
 
         def answers() -> bool:

@@ -6,19 +6,28 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from axoneme.lib.bpf.links import Hook, attached
+from axoneme.lib.bpf.links import Hook, TcxLink, attached
 from axoneme.lib.bpf.maps import KernelMap
 from axoneme.lib.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from shim import privileges
+from shim.datapath import MemoryDatapath
 from shim.maps import layout
+from shim.nodeipcache import NodeIpcache
+from shim.nodes import NodeSink
 from shim.privileged import protocol
 from shim.privileged.client import HelperClient
-from tests.unit.shim.nodelab import NodeLab, ip, node_lab
+from shim.routes import NodeEntry
+from shim.supervisor import HELPER_CAPABILITIES
+from shim.tables import IpcacheTable, RouteTable
+from tests.unit.shim.nodelab import ROOT, NodeLab, ip, node_lab
+from tests.waiting import FakeClock
 
 pytestmark = pytest.mark.root
 
@@ -130,6 +139,55 @@ def test_endpoint_life(lab: NodeLab, helper: HelperClient) -> None:
     assert not list((lab.pins / "links").iterdir())
 
 
+def test_its_rights_are_the_supervisors_list_and_suffice(lab: NodeLab, helper: HelperClient) -> None:
+    """Every other test here runs with these rights too."""
+    status = Path(f"/proc/{helper.call(protocol.Ping())['pid']}/status").read_text()
+    mask = sum(1 << capability for capability in HELPER_CAPABILITIES)
+    for kind in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"):
+        assert f"{kind}:\t{mask:016x}\n" in status
+    assert "NoNewPrivs:\t1" in status
+
+
+def test_each_right_is_needed(lab: NodeLab) -> None:
+    perfmon = 38  # part of SYS_ADMIN
+    without_admin = lab.start_helper((privileges.CAP_BPF, privileges.CAP_NET_ADMIN, perfmon))
+    without_admin.call(protocol.SetUpNode(router_ips=("10.91.0.1",)))
+    assert without_admin.call(protocol.LoadPrograms())["programs"]
+    with pytest.raises(Unavailable, match="setns"):
+        without_admin.call(create(lab.add_workload()))
+    without_admin.close()
+    lab.processes[-1].terminate()
+    lab.processes[-1].wait(10)
+    without_net = lab.start_helper((privileges.CAP_BPF, privileges.CAP_SYS_ADMIN))
+    with pytest.raises((FailedPrecondition, Unavailable)):
+        without_net.call(protocol.SetUpNode(router_ips=("10.91.0.2",)))
+    without_net.close()
+    lab.processes[-1].terminate()
+    lab.processes[-1].wait(10)
+    # In the kernel's eyes SYS_ADMIN includes BPF; without both nothing is loaded.
+    without_bpf = lab.start_helper((privileges.CAP_NET_ADMIN,))
+    with pytest.raises((FailedPrecondition, Unavailable)):
+        without_bpf.call(protocol.LoadPrograms())
+    without_bpf.close()
+
+
+def test_a_workload_may_be_named_by_its_process(lab: NodeLab, helper: HelperClient) -> None:
+    """Without SYS_PTRACE this holds for processes that have no more rights than the helper."""
+    netns = lab.add_workload()
+    drop = (
+        "import signal; from shim import privileges;"
+        "privileges.keep_only(); print(1, flush=True); signal.pause()"
+    )
+    command = ["nsenter", f"--net={netns}", sys.executable, "-c", drop]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            assert helper.call(create(f"/proc/{process.pid}/ns/net"))["mac"]
+        finally:
+            process.kill()
+
+
 def test_a_foreign_interface_of_that_name_is_left_alone(lab: NodeLab, helper: HelperClient) -> None:
     netns = lab.add_workload()
     ip("link", "add", "eth0", "type", "veth", "peer", "name", "other", netns=netns.rpartition("/")[2])
@@ -224,6 +282,67 @@ def test_a_hook_is_never_without_a_program(lab: NodeLab, helper: HelperClient) -
     watcher.join()
     assert set(bare) == {1}
     assert len(programs) > 3, "the program really was replaced"
+
+
+def test_equal_programs_are_not_loaded_again(lab: NodeLab, helper: HelperClient) -> None:
+    """A shim that starts anew asks without `replace`: the same object over the same maps stays."""
+    helper.call(protocol.SetUpNode(router_ips=()))
+    helper.call(protocol.LoadPrograms(replace=False))
+    made = helper.call(create(lab.add_workload()))
+    helper.call(protocol.AttachEndpoint(endpoint_id=7, ips=("10.91.0.7",), mac=made["mac"]))
+
+    def program_id() -> int:
+        link = TcxLink.open(lab.pins / "links" / "7-axoneme_from_ep")
+        try:
+            return link.state().program_id
+        finally:
+            link.close()
+
+    first = program_id()
+    helper.call(protocol.LoadPrograms(replace=False))
+    assert program_id() == first
+    helper.call(protocol.LoadPrograms())
+    second = program_id()
+    assert second != first
+    (lab.pins / layout.IPEXACT.name).unlink()
+    helper.call(protocol.LoadPrograms(replace=False))
+    assert (lab.pins / layout.IPEXACT.name).exists()
+    assert program_id() != second, "over other maps the programs are other ones"
+
+
+async def test_a_route_heals_through_the_helper(lab: NodeLab, helper: HelperClient) -> None:
+    """The next hop becomes reachable after the node was told: the retry writes the route, failures go."""
+    clock = FakeClock()
+    maps = MemoryDatapath().maps
+    table = IpcacheTable(maps[layout.IPEXACT.name], maps[layout.IPCACHE.name])
+    sink = NodeSink(
+        own_key="east/node1",
+        ipcache=NodeIpcache(table, cluster_name="east", clock=clock),
+        routes=RouteTable(helper),
+        clock=clock,
+        on_change=lambda nodes: None,
+    )
+    await sink.load()
+    other = NodeEntry(
+        cluster="east",
+        name="node2",
+        internal_ips=("192.0.2.2", "2001:db8::2"),
+        pod_cidrs=("10.92.0.0/24", "fd00:92::/64"),
+    )
+    failures = await sink.apply({f"node:{other.key}": other}, (), complete=True)
+    assert list(failures) == ["node:east/node2"]
+    ip("link", "add", "up0", "type", "veth", "peer", "name", "up1", netns=lab.name)
+    for name in ("up0", "up1"):
+        ip("link", "set", name, "up", netns=lab.name)
+    ip("addr", "add", "192.0.2.1/24", "dev", "up0", netns=lab.name)
+    ip("addr", "add", "2001:db8::1/64", "dev", "up0", "nodad", netns=lab.name)
+    await sink.retry()
+    assert sink.failures(), "not before its time"
+    clock.advance(0.2)
+    await sink.retry()
+    assert sink.failures() == {}
+    routes = helper.call(protocol.ListRoutes())["routes"]
+    assert routes == {"10.92.0.0/24": "192.0.2.2", "fd00:92::/64": "2001:db8::2"}
 
 
 def _setns(descriptor: int) -> None:

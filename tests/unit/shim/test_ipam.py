@@ -33,6 +33,22 @@ def test_numbers_against_a_plain_set(steps: list[tuple[str, int]]) -> None:
             taken.add(argument)
 
 
+def test_numbers_go_round_the_whole_range_across_a_restart() -> None:
+    pool = NumberPool(1, 8)
+    for _ in range(3):
+        pool.allocate()
+    for number in (2, 3):
+        pool.release(number)
+    again = NumberPool(1, 8)
+    again.adopt(1)
+    again.resume(pool.last_given)
+    assert [again.allocate() for _ in range(5)] == [4, 5, 6, 7, 8]
+    wrapped = NumberPool(1, 8)
+    wrapped.adopt(8)
+    wrapped.resume(2)
+    assert wrapped.allocate() == 3, "a living high number does not pull the pool back to the start"
+
+
 @pytest.mark.parametrize("cidr", ["10.0.1.0/28", "fd00:1::/124", "10.0.1.0/31", "fd00:1::5/128"])
 @given(data=st.data())
 def test_addresses_against_a_list(cidr: str, data: st.DataObject) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
 
+from axoneme.api.hubble.observer import observer_pb2, observer_pb2_grpc
+from axoneme.api.hubble.peer import peer_pb2, peer_pb2_grpc
 from axoneme.api.node.v1 import node_pb2, node_pb2_grpc
 from axoneme.lib.tls import TlsFiles
 from tests.waiting import eventually_sync
@@ -28,7 +32,7 @@ def test_it_serves_says_what_is_missing_and_stops(
         "cluster_name": "east",
         "datapath": "memory",
         "observer_listen": "127.0.0.1:0",
-        "metrics_address": "",
+        "metrics_address": f"127.0.0.1:{free_port()}",
         "identity_targets": ["127.0.0.1:1"],
         "policy_targets": ["127.0.0.1:1"],
         "internal_ips": ["192.0.2.1", "2001:db8::1"],
@@ -68,8 +72,49 @@ def test_it_serves_says_what_is_missing_and_stops(
                 api.AddEndpoint(request, timeout=10)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             assert api.AuditMaps(node_pb2.AuditMapsRequest()).repairs == []
+            observe_locally(channel, tmp_path / "run" / "shim.sock")
+            assert "axoneme_shim_link_repairs_total 0.0" in scraped(str(settings["metrics_address"]))
         process.terminate()
         assert process.wait(20) == 0
     finally:
         process.kill()
         process.wait()
+
+
+def observe_locally(channel: grpc.Channel, socket_path: Path) -> None:
+    """The node's own socket also serves Observer and Peer, and `axoneme observe` dials it."""
+    status = observer_pb2_grpc.ObserverStub(channel).ServerStatus(
+        observer_pb2.ServerStatusRequest(), timeout=20
+    )
+    assert status.max_flows
+    peers = peer_pb2_grpc.PeerStub(channel).Notify(peer_pb2.NotifyRequest(), timeout=0.5)
+    with pytest.raises(grpc.RpcError) as ended:
+        next(iter(peers))  # no identity service, so no nodes: the stream is silent
+    assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    command = [sys.executable, "-m", "axoneme.cli.main", "observe", "--socket", str(socket_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
+def scraped(address: str) -> str:
+    def scrape() -> str:
+        try:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+    return eventually_sync(scrape, seconds=20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_start_does_not_wait_for_numpy_or_aiohttp() -> None:
+    """They are half of what a start imports, and nobody waits for them to add an endpoint."""
+    code = "import sys, shim.main; print([name for name in ('numpy', 'aiohttp') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -20,6 +20,7 @@ from axoneme.lib.tls import TlsFiles
 from shim.maps import layout
 from shim.privileged import protocol
 from shim.privileged.client import HelperClient
+from shim.supervisor import HELPER_CAPABILITIES
 from tests.unit.shim.nodelab import NodeLab, ip, node_lab
 from tests.waiting import eventually_sync
 
@@ -75,6 +76,7 @@ class RunningNode:
             "node_name": self.lab.name,
             "cluster_name": "east",
             "cluster_id": 1,
+            "link_check_seconds": 1.0,
             "state_directory": str(self.directory / "state"),
             "run_directory": str(self.directory / "run"),
             "ca_file": str(tls.ca),
@@ -211,12 +213,30 @@ def test_drift_is_repaired(node: RunningNode, pods: Pods) -> None:
     exact = KernelMap.open(node.lab.pins / layout.IPEXACT.name)
     address = layout.address_bytes(pods["a"][1].ips[0])
     assert exact.delete(address)
-    (node.lab.pins / "links" / f"{pods['a'][1].endpoint_id}-axoneme_to_ep").unlink()
     repairs = list(node.api.AuditMaps(node_pb2.AuditMapsRequest(), timeout=20).repairs)
-    assert len(repairs) == 2, repairs
+    assert len(repairs) == 1, repairs
     assert exact.lookup(address) is not None
     exact.close()
     assert node.api.AuditMaps(node_pb2.AuditMapsRequest(), timeout=20).repairs == []
+
+
+def test_a_removed_pin_is_repaired_between_audits_and_named(node: RunningNode, pods: Pods) -> None:
+    _, pod = pods["a"]
+    pin = node.lab.pins / "links" / f"{pod.endpoint_id}-axoneme_to_ep"
+    pin.unlink()
+    eventually_sync(pin.exists, seconds=20)
+    status = node.api.GetNodeStatus(node_pb2.GetNodeStatusRequest(), timeout=5)
+    assert [problem for problem in status.problems if pod.interface_name in problem], status.problems
+    assert node.ping(pods["b"][0], pod.ips[0]) == 2
+    assert node.api.AuditMaps(node_pb2.AuditMapsRequest(), timeout=20).repairs == []
+
+
+def test_the_helper_has_three_capabilities(node: RunningNode, pods: Pods) -> None:
+    status = Path(f"/proc/{node.pids()['helper']}/status").read_text()
+    mask = sum(1 << capability for capability in HELPER_CAPABILITIES)
+    for kind in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"):
+        assert f"{kind}:\t{mask:016x}\n" in status, status
+    assert "NoNewPrivs:\t1" in status
 
 
 def test_a_policy_decides_for_both_families(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from typing import Any
+
 import pytest
 
 from axoneme.lib.bpf.errors import BpfError
 from axoneme.lib.bpf.maps import BpfMap
 from axoneme.lib.errors import Unavailable
 from axoneme.lib.identities import WORLD_IPV4, WORLD_IPV6
+from axoneme.lib.policy.finish import finish
 from axoneme.lib.policy.model import IdentityPeer, SelectorPeer, one_port
+from shim import policies
 from shim.endpoints import EndpointState
 from shim.maps import layout
 from tests.unit.shim.memorynode import ALLOW_ALL, MAX_ENTRIES, MemoryNode, allow, many, wanted
+from tests.waiting import eventually
 
 
 async def test_a_change_is_a_new_map_and_one_generation() -> None:
@@ -115,7 +122,7 @@ async def test_one_bad_subject_does_not_stop_the_others() -> None:
     }
     failures = await node.policies.apply(policies, (), complete=True)
     assert set(failures) == {f"subject:{one.identity}"}
-    assert node.endpoints.require(two.endpoint_id).policy_generation == 2
+    assert node.endpoints.require(two.endpoint_id).policy_generation == two.policy_generation + 1
 
 
 async def test_a_removed_subject_keeps_its_map_while_endpoints_live() -> None:
@@ -142,3 +149,50 @@ async def test_audit_repairs_a_changed_map_and_a_foreign_switch() -> None:
     assert len(repairs) == 3
     assert node.outer_id(endpoint) == inner.map_id
     assert await node.policies.audit() == []
+
+
+class SlowFinish:
+    """`finish` that waits for the test's event loop: in that loop's own thread it would wait for ever."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        monkeypatch.setattr(policies, "finish", self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.entered.set()
+        assert self.go_on.wait(10), "the event loop stood still"
+        return finish(*args, **kwargs)
+
+
+async def test_finishing_does_not_stop_the_event_loop_and_is_acknowledged_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = MemoryNode()
+    endpoint = await node.workloads.add(wanted())
+    before = node.entry(endpoint).policy_generation, node.outer_id(endpoint)
+    slow = SlowFinish(monkeypatch)
+    first = asyncio.ensure_future(node.set_policy(endpoint.identity, allow(IdentityPeer(7_001))))
+    second = asyncio.ensure_future(node.set_policy(endpoint.identity, allow(IdentityPeer(7_002))))
+    await eventually(slow.entered.is_set)
+    assert not first.done()
+    assert (node.entry(endpoint).policy_generation, node.outer_id(endpoint)) == before
+    slow.go_on.set()
+    assert await first == await second == {}
+    held = node.policies.map_of(endpoint.endpoint_id)
+    assert held is not None
+    keys = {layout.policy_key_from_bytes(key) for key, _ in held.items()}
+    assert {key.identity for key in keys} == {0, 7_002}, "the later one is in force"
+    assert node.entry(endpoint).policy_generation == before[0] + 2
+
+
+async def test_an_endpoint_may_go_while_its_policy_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = MemoryNode()
+    endpoint = await node.workloads.add(wanted())
+    slow = SlowFinish(monkeypatch)
+    applying = asyncio.ensure_future(node.set_policy(endpoint.identity, allow(IdentityPeer(7_001))))
+    await eventually(slow.entered.is_set)
+    node.endpoints.remove(endpoint.endpoint_id)
+    slow.go_on.set()
+    assert await applying == {}
+    await node.policies.remove_endpoint(endpoint.endpoint_id)
+    assert node.outer_id(endpoint) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from axoneme.lib.errors import FailedPrecondition, NotFound
 from axoneme.lib.labels import workload_labels
 from axoneme.lib.policy.model import Origin
 from shim.cookies import CookieTable
-from shim.endpoints import Endpoint, EndpointState, EndpointTable
+from shim.endpoints import Endpoint, EndpointState, EndpointTable, generation_after
 from shim.routes import UNREACHABLE, NodeEntry, desired_routes
 from shim.state import NodeState, StateFile
 
@@ -118,7 +119,11 @@ def test_state_file_round_trip(tmp_path: Path) -> None:
     file = StateFile(tmp_path / "state")
     assert file.load() == NodeState()
     state = NodeState(
-        pod_cidrs=("10.1.0.0/24",), router_ips=("10.1.0.1",), endpoints=(endpoint(),), released=(7,)
+        last_endpoint_id=41,
+        pod_cidrs=("10.1.0.0/24",),
+        router_ips=("10.1.0.1",),
+        endpoints=(endpoint(),),
+        released=(7,),
     )
     file.save(state)
     assert file.load() == state
@@ -134,3 +139,18 @@ def test_a_state_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str) 
     file.path.write_text(text)
     with pytest.raises(FailedPrecondition, match="move it away"):
         file.load()
+
+
+def test_a_state_file_from_before_last_endpoint_id_is_read(tmp_path: Path) -> None:
+    file = StateFile(tmp_path)
+    file.save(NodeState(last_endpoint_id=5))
+    raw = json.loads(file.path.read_text())
+    del raw["last_endpoint_id"]
+    file.path.write_text(json.dumps(raw))
+    assert StateFile(tmp_path).load() == NodeState()
+
+
+def test_generations_never_are_zero() -> None:
+    assert generation_after(1) == 2
+    assert generation_after(0xFFFF_FFFE) == 0xFFFF_FFFF
+    assert generation_after(0xFFFF_FFFF) == 1

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from shim.supervisor import node_processes
+from shim import privileges
+from shim.supervisor import HELPER_CAPABILITIES, node_processes
 from tests.waiting import eventually_sync
 
 ROOT = Path(__file__).parents[3]
+HELPER_MASK = sum(1 << capability for capability in HELPER_CAPABILITIES)
 
 SUPERVISE = """
 import sys
 from pathlib import Path
-from shim.supervisor import ProcessSpec, Supervisor
+from shim.supervisor import HELPER_CAPABILITIES, ProcessSpec, Supervisor
 folder = Path(sys.argv[1])
 child = (
     "import os,signal,sys,time\\n"
@@ -36,7 +38,9 @@ child = (
 )
 specs = [
     ProcessSpec(
-        name=name, command=(sys.executable, "-c", child, str(folder), name), unprivileged=name == "shim"
+        name=name,
+        command=(sys.executable, "-c", child, str(folder), name),
+        capabilities=HELPER_CAPABILITIES if name == "helper" else (),
     )
     for name in ("helper", "shim")
 ]
@@ -62,7 +66,10 @@ def test_restart_capabilities_and_order_of_stop(tmp_path: Path) -> None:
         assert status["NoNewPrivs"] == "1"
         assert status["Umask"] == "0077"
         assert status["Uid"].split()[0] == "0"
-        assert int(status_of(tmp_path, "helper")[1]["CapEff"], 16) != 0
+        status = status_of(tmp_path, "helper")[1]
+        for kind in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"):
+            assert int(status[kind], 16) == HELPER_MASK, kind
+        assert (status["NoNewPrivs"], status["Umask"]) == ("1", "0077")
         os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()
         eventually_sync(lambda: status_of(tmp_path, "shim")[0] != pid, seconds=20)
@@ -83,7 +90,8 @@ def test_children_end_with_a_killed_supervisor(tmp_path: Path) -> None:
     eventually_sync(lambda: (tmp_path / "helper").exists() and (tmp_path / "shim").exists(), seconds=20)
     process.kill()
     process.wait()
-    eventually_sync(lambda: len((tmp_path / "stops").read_text().split()) == 2, seconds=20)
+    stops = tmp_path / "stops"
+    eventually_sync(lambda: stops.exists() and len(stops.read_text().split()) == 2, seconds=20)
 
 
 def write(path: Path, text: str) -> Path:
@@ -94,8 +102,9 @@ def write(path: Path, text: str) -> Path:
 def test_processes_of_a_node(tmp_path: Path) -> None:
     file = write(tmp_path / "node.toml", 'node_name = "n1"\nrun_directory = "/run/x"\n')
     helper, shim = node_processes(file)
-    assert not helper.unprivileged
-    assert shim.unprivileged
+    wanted = (privileges.CAP_BPF, privileges.CAP_NET_ADMIN, privileges.CAP_SYS_ADMIN)
+    assert helper.capabilities == wanted
+    assert shim.capabilities == ()
     assert "/run/x" in helper.command
     assert str(file) in shim.command
     write(file, 'node_name = "n1"\ndatapath = "memory"\n')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -242,3 +243,35 @@ async def test_a_refused_declaration_is_a_problem_in_words() -> None:
     node.services.down = set()
     await member.retry_declaration()
     assert member.problem == ""
+
+
+async def test_a_new_endpoint_never_looks_like_an_earlier_one() -> None:
+    """Conntrack keys hold number and addresses, its entries the generation: one of them must differ."""
+    node = MemoryNode()
+    first = await node.workloads.add(wanted())
+    await node.workloads.delete(first.endpoint_id)
+    second = await node.workloads.add(wanted())
+    assert second.endpoint_id != first.endpoint_id
+    assert abs(second.policy_generation - first.policy_generation) > 1000
+
+    restarted = MemoryNode(node.datapath, node.services)
+    await node.workloads.delete(second.endpoint_id)
+    await restarted.workloads.restore([], last_endpoint_id=node.workloads.numbers.last_given)
+    third = await restarted.workloads.add(wanted())
+    assert third.endpoint_id == second.endpoint_id + 1
+
+
+async def test_a_restart_goes_on_from_the_kernels_generation() -> None:
+    first = MemoryNode()
+    endpoint = await first.workloads.add(wanted())
+    second = MemoryNode(first.datapath, first.services)
+    second.default_policy = None
+    await second.workloads.restore([replace(endpoint, policy_generation=0xFFFF_FFFF)])
+    restored = second.endpoints.require(endpoint.endpoint_id)
+    assert restored.policy_generation == endpoint.policy_generation
+    first.datapath.maps[layout.EP.name].delete(layout.endpoint_key(endpoint.ifindex))
+    third = MemoryNode(first.datapath, first.services)
+    third.rng.seed(99)
+    await third.workloads.restore([endpoint])
+    fresh = third.endpoints.require(endpoint.endpoint_id).policy_generation
+    assert abs(fresh - endpoint.policy_generation) > 1000, "what conntrack may know is left behind"

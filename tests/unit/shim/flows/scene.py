@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
 
 from axoneme.api.hubble.flow import flow_pb2
 from shim.flows import record
-from shim.flows.context import PolicyOrigin, WorkloadInfo
+from shim.flows.context import Address, PolicyOrigin, WorkloadInfo, mapped
 from shim.flows.decode import FlowDecoder
 from shim.flows.feed import FlowFeed
-from shim.flows.record import Records, make_record, mapped
+from shim.flows.record import Records, make_record
 from shim.flows.store import FlowStore
 
 BOOT_OFFSET_NS = 1_772_359_200_000_000_000  # 2026-03-01T10:00:00Z
@@ -52,25 +52,38 @@ class Scene:
         }
     )
 
-    def endpoint(self, endpoint_id: int) -> WorkloadInfo | None:
+    revision: int = 0
+
+    def endpoint(self, endpoint_id: int, time_ns: int | None) -> WorkloadInfo | None:
         return self.endpoints.get(endpoint_id)
 
-    def workload_at(self, address: IPv4Address | IPv6Address) -> WorkloadInfo | None:
+    def workload_at(self, address: Address, time_ns: int | None) -> WorkloadInfo | None:
         return self.addresses.get(address)
 
-    def identity_labels(self, identity: int) -> tuple[str, ...]:
+    def identity_labels(self, identity: int, time_ns: int | None) -> tuple[str, ...]:
         return LABELS.get(identity, ())
 
-    def names(self, endpoint_id: int, address: IPv4Address | IPv6Address) -> tuple[str, ...]:
+    def known_addresses(self) -> dict[bytes, bool]:
+        local = {address for info in self.endpoints.values() for address in info.addresses}
+        return {mapped(address.packed): address in local for address in (*self.addresses, *local)}
+
+    def change_times(
+        self, identity: int, address: Address | None, endpoint_id: int, after_ns: int
+    ) -> list[int]:
+        return []
+
+    def names(self, endpoint_id: int, address: Address) -> tuple[str, ...]:
         return ("api.example.com",) if str(address) == "192.0.2.7" else ()
 
     def origins(self, cookie: int) -> tuple[PolicyOrigin, ...]:
         return (ALLOW,) if cookie == 7 else ()
 
-    def default_deny_origins(self, endpoint_id: int, direction: int) -> tuple[PolicyOrigin, ...]:
+    def default_deny_origins(
+        self, endpoint_id: int, direction: int, generation: int, time_ns: int
+    ) -> tuple[PolicyOrigin, ...]:
         return (LOCKDOWN,) if (endpoint_id, direction) == (401, record.INGRESS) else ()
 
-    def interface_name(self, ifindex: int) -> str:
+    def interface_name(self, ifindex: int, time_ns: int | None) -> str:
         return "axo401" if ifindex == 5 else ""
 
 

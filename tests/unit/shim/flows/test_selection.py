@@ -103,3 +103,14 @@ def test_queries_equal_brute_force(
         query_module.CHUNK = saved
     newest = [number for chunk in chunks[::-1] for number in chunk.tolist()]
     assert newest == wanted[max(0, len(wanted) - limit) :]
+
+
+def test_a_spoofed_source_is_found_by_the_pod_that_sent_it() -> None:
+    feed, decoder, _ = make_feed(8)
+    for reason, address in ((132, "192.0.2.7"), (133, "192.0.2.7"), (132, "10.1.1.12"), (133, "10.1.1.12")):
+        feed.append(event(source_ip=address, drop_reason=reason, source_identity=9))
+    found = {}
+    for pod in ("shop/web", "shop/api"):
+        query = FlowQuery(feed.store, decoder, [flow_pb2.FlowFilter(source_pod=[pod])], [])
+        found[pod] = query.candidates(0, 4).tolist()
+    assert found == {"shop/web": [0, 2], "shop/api": [3]}

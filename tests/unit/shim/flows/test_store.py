@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shim.flows.record import EVENT_DTYPE, Records, mapped
+from shim.flows.context import mapped
+from shim.flows.record import EVENT_DTYPE, Records
 from shim.flows.store import FlowStore, Network, Selection
 from tests.unit.shim.flows.scene import event, events
 

@@ -1,0 +1,52 @@
+"""The flow side of a node: ring → store → Observer.
+
+A module of its own because it is imported late: numpy is a third of what a start loads, and endpoints and
+policies do not wait for it. Until then events stay in the kernel's ring.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+
+from axoneme.lib.bpf.maps import KernelMap
+from axoneme.lib.tasks import TaskScope
+from shim.datapath import Datapath
+from shim.flownames import NodeNames
+from shim.flows.decode import FlowDecoder
+from shim.flows.feed import FlowFeed, pump
+from shim.flows.ring import RingReader
+from shim.flows.store import FlowStore
+from shim.maps import layout
+from shim.observer import ObserverService
+from shim.status import lost_events_of
+
+
+class FlowService:
+    """Flows of one node and the service that shows them."""
+
+    def __init__(self, names: NodeNames, *, capacity: int, version: str, started_ns: int) -> None:
+        self.feed = FlowFeed(FlowStore(1 << capacity.bit_length() - 1), boot_clock_ns=boot_clock_ns)
+        decoder = FlowDecoder(names, boot_offset_ns=boot_offset_ns, uuid_salt=secrets.randbits(64))
+        self.observer = ObserverService(
+            self.feed, decoder, version=version, boot_clock_ns=boot_clock_ns, started_ns=started_ns
+        )
+
+    def start(self, scope: TaskScope, datapath: Datapath) -> None:
+        """Reads the ring from now on; a simulated node has none."""
+        events = datapath.maps.get(layout.EVENTS.name)
+        if isinstance(events, KernelMap):
+            lost: Callable[[], int] = partial(lost_events_of, datapath)
+            scope.start("flow events", pump(self.feed, RingReader.from_fd(events.fileno()), lost))
+
+
+def boot_clock_ns() -> int:
+    """The clock of the records: time since boot, sleep included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def boot_offset_ns() -> int:
+    """What to add to boot time to get wall time."""
+    return time.time_ns() - boot_clock_ns()
