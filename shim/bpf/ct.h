@@ -17,7 +17,7 @@
 
 struct connection {
 	struct ct_entry *entry;
-	struct ct_key key; /* the original tuple */
+	struct ct_key key; /* the original tuple; find_connection() leaves it unset for RELATION_ORIGINAL */
 	__u32 relation;
 };
 
@@ -86,10 +86,10 @@ static __always_inline int reverse(struct ct_key *key, const struct ct_key *tupl
 	return 1;
 }
 
+/* A packet's own tuple is not copied here: most packets need no copy. */
 static __always_inline void find_connection(struct connection *connection, const struct ct_key *tuple,
 					    __u64 now)
 {
-	connection->key = *tuple;
 	connection->relation = RELATION_ORIGINAL;
 	connection->entry = find_entry(tuple, now);
 	if (connection->entry)
@@ -163,8 +163,11 @@ static __always_inline void find_related(struct __sk_buff *skb, struct connectio
 	    quote.source.halves[1] != packet->key.destination.halves[1])
 		return;
 	find_connection(connection, &quote, now);
-	if (connection->entry)
-		connection->relation = RELATION_RELATED;
+	if (!connection->entry)
+		return;
+	if (connection->relation == RELATION_ORIGINAL)
+		connection->key = quote;
+	connection->relation = RELATION_RELATED;
 }
 
 /*
@@ -191,6 +194,12 @@ static __always_inline __u8 finish_flags(const struct connection *connection, co
 	return connection->relation == RELATION_REPLY ? CT_FIN_REPLY : CT_FIN_ORIGINAL;
 }
 
+static __always_inline void renew(struct ct_entry *entry, __u64 now)
+{
+	if ((__s64)(now - entry->last_seen_ns) > (__s64)NSEC_PER_SEC)
+		entry->last_seen_ns = now;
+}
+
 /* Follows the connection with a packet that passes. Written only when something changes: the line is
  * shared by CPUs. */
 static __always_inline void advance(struct connection *connection, const struct packet *packet, __u64 now)
@@ -215,8 +224,7 @@ static __always_inline void advance(struct connection *connection, const struct 
 		entry->flags = flags;
 	if (state != entry->state)
 		entry->state = state;
-	if ((__s64)(now - entry->last_seen_ns) > (__s64)NSEC_PER_SEC)
-		entry->last_seen_ns = now;
+	renew(entry, now);
 }
 
 #endif

@@ -5,8 +5,8 @@
  *   axoneme_from_ep   tcx ingress of the host veth: packets from the endpoint, egress policy
  *   axoneme_to_ep     tcx egress of the host veth: packets to the endpoint, ingress policy
  *
- *   parse -> [ARP, neighbour discovery pass] -> source address -> locked? -> conntrack -> identity -> policy
- *         -> event
+ *   parse -> [ARP, neighbour discovery pass] -> source address -> locked? -> conntrack -> [goes on: pass]
+ *         -> identity -> policy -> event
  *
  * The identity of a peer is looked up where it is used: for new connections and changed policy. The
  * program judges and reports; it never changes a packet. Whatever it does not understand is dropped with a
@@ -21,14 +21,17 @@
 #include "maps.h"
 #include "events.h"
 #include "parse.h"
+#include "common.h"
 #include "identity.h"
 #include "policy.h"
 #include "ct.h"
 
+/* Not zeroed as a whole: most packets need `packet` only. */
 struct judgement {
 	struct packet packet;
-	struct report report;
+	struct report report; /* from begin_report() on */
 	struct decision decision;
+	__u32 generation; /* of the endpoint's policy */
 	__u8 endpoint_flags;
 	void *policy;
 	__u64 now;
@@ -49,9 +52,9 @@ static __always_inline int drop(struct __sk_buff *skb, struct judgement *j, __u8
 	return TC_ACT_SHOT;
 }
 
-static __always_inline int pass(struct __sk_buff *skb, struct judgement *j)
+static __always_inline int pass(struct __sk_buff *skb, __u8 hook)
 {
-	count_verdict(j->report.hook, 0, skb->len);
+	count_verdict(hook, 0, skb->len);
 	return TC_ACT_OK;
 }
 
@@ -62,8 +65,7 @@ static __always_inline int source_is_own(const struct packet *packet, const stru
 
 	if (packet->flags & FLAG_IPV6) {
 		__builtin_memcpy(&own, endpoint->ipv6, 16);
-		return (own.halves[0] | own.halves[1]) && own.halves[0] == source->halves[0] &&
-		       own.halves[1] == source->halves[1];
+		return !is_zero(&own) && same_words(&own, source);
 	}
 	__builtin_memcpy(&own, endpoint->ipv4, 4);
 	return own.words[0] && own.words[0] == source->words[3];
@@ -124,7 +126,7 @@ static __always_inline int judge_new(struct __sk_buff *skb, struct judgement *j)
 	if (bpf_map_update_elem(&axoneme_ct, &j->packet.key, &entry, BPF_ANY))
 		return drop(skb, j, DROP_CT_INSERTION_FAILED);
 	report(skb, j, EVENT_TRACE, j->decision.audit ? VERDICT_AUDIT : VERDICT_FORWARDED);
-	return pass(skb, j);
+	return pass(skb, j->report.hook);
 }
 
 /*
@@ -207,7 +209,70 @@ static __always_inline int judge_known(struct __sk_buff *skb, struct judgement *
 			j->report.flags |= FLAG_AUDIT;
 		report(skb, j, EVENT_TRACE, entry->flags & CT_AUDIT ? VERDICT_AUDIT : VERDICT_FORWARDED);
 	}
-	return pass(skb, j);
+	return pass(skb, j->report.hook);
+}
+
+/* Bytes to a tuple. Returns 0, a drop reason, or PASS_UNJUDGED. */
+static __always_inline int read_packet(struct __sk_buff *skb, struct packet *packet, __u16 endpoint_id,
+				       __u8 hook)
+{
+	if (parse_common(skb, packet, endpoint_id, hook))
+		return 0;
+	__builtin_memset(packet, 0, sizeof(*packet));
+	packet->key.direction = hook;
+	packet->key.endpoint_id = endpoint_id;
+	return parse(skb, packet);
+}
+
+/* Before the first thing that may say something about the packet. */
+static __always_inline void begin_report(struct judgement *j, const struct endpoint_entry *endpoint,
+					 __u8 hook)
+{
+	__builtin_memset(&j->report, 0, sizeof(j->report));
+	j->report.time_ns = bpf_ktime_get_boot_ns();
+	j->report.hook = hook;
+	j->report.direction = hook;
+	if (!endpoint)
+		return;
+	j->report.policy_generation = j->generation;
+	j->report.identity = endpoint->identity;
+	j->report.endpoint_id = endpoint->endpoint_id;
+}
+
+/* Why a well-formed packet is not judged at all, or 0. Finds the policy. */
+static __always_inline int admit(struct judgement *j, const struct endpoint_entry *endpoint,
+				 __u32 endpoint_id, __u8 hook)
+{
+	if (!endpoint)
+		return DROP_EP_NOT_READY;
+	if (hook == EGRESS && !source_is_own(&j->packet, endpoint))
+		return DROP_INVALID_SOURCE_IP;
+	j->policy = bpf_map_lookup_elem(&axoneme_policy, &endpoint_id);
+	return j->policy ? 0 : DROP_EP_NOT_READY;
+}
+
+/*
+ * Most packets: the connection is up, was judged under today's policy, and neither its entry nor the packet
+ * leaves anything to say or to change. What this lets pass, judge_known() would, without a trace.
+ */
+static __always_inline int goes_on(const struct connection *connection, const struct judgement *j)
+{
+	const struct ct_entry *entry = connection->entry;
+	__u8 wanted = connection->relation == RELATION_REPLY ? CT_REPLY_SEEN : 0;
+	__u8 flags, state;
+
+	/* The generation first: judge_again() writes it last. */
+	if (!short_way || *(const volatile __u32 *)&entry->policy_generation != j->generation)
+		return 0;
+	state = *(const volatile __u8 *)&entry->state;
+	flags = *(const volatile __u8 *)&entry->flags;
+	if (state != CT_ESTABLISHED && (wanted || state != CT_NEW))
+		return 0;
+	if ((flags & (wanted | CT_FIN_ORIGINAL | CT_FIN_REPLY)) != wanted)
+		return 0;
+	if (flags & CT_AUDIT_ENDPOINT && !(j->endpoint_flags & ENDPOINT_AUDIT))
+		return 0;
+	return j->packet.key.protocol != IPPROTO_TCP || !(j->packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
 }
 
 static __always_inline int judge(struct __sk_buff *skb, __u8 hook)
@@ -218,36 +283,31 @@ static __always_inline int judge(struct __sk_buff *skb, __u8 hook)
 	__u32 key = skb->ifindex;
 	int reason;
 
-	__builtin_memset(&j, 0, sizeof(j));
-	j.report.hook = hook;
-	j.report.direction = hook;
-	j.packet.key.direction = hook;
 	endpoint = bpf_map_lookup_elem(&axoneme_ep, &key);
-	if (endpoint) {
-		/* Before the policy map: a writer switches the map first, then raises the generation. */
-		j.report.policy_generation = *(volatile __u32 *)&endpoint->policy_generation;
-		j.report.identity = endpoint->identity;
-		j.report.endpoint_id = endpoint->endpoint_id;
-		j.packet.key.endpoint_id = endpoint->endpoint_id;
-		j.endpoint_flags = endpoint->flags;
-	}
-	reason = parse(skb, &j.packet);
+	key = endpoint ? endpoint->endpoint_id : 0;
+	/* Before the policy map: a writer switches the map first, then raises the generation. */
+	j.generation = endpoint ? *(volatile __u32 *)&endpoint->policy_generation : 0;
+	reason = read_packet(skb, &j.packet, key, hook);
 	if (reason == PASS_UNJUDGED)
-		return pass(skb, &j);
-	if (reason)
+		return pass(skb, hook);
+	if (!reason)
+		reason = admit(&j, endpoint, key, hook);
+	if (reason || !endpoint) {
+		begin_report(&j, endpoint, hook);
 		return drop(skb, &j, reason);
-	if (!endpoint)
-		return drop(skb, &j, DROP_EP_NOT_READY);
-	if (hook == EGRESS && !source_is_own(&j.packet, endpoint))
-		return drop(skb, &j, DROP_INVALID_SOURCE_IP);
-	key = j.report.endpoint_id;
-	j.policy = bpf_map_lookup_elem(&axoneme_policy, &key);
-	if (!j.policy)
-		return drop(skb, &j, DROP_EP_NOT_READY);
+	}
+	j.endpoint_flags = endpoint->flags;
 	j.now = bpf_ktime_get_coarse_ns();
 	if (j.packet.first_fragment)
 		remember_fragment(&j.packet, j.now);
 	find_connection(&connection, &j.packet.key, j.now);
+	if (connection.entry && goes_on(&connection, &j)) {
+		renew(connection.entry, j.now);
+		return pass(skb, hook);
+	}
+	begin_report(&j, endpoint, hook);
+	if (connection.relation == RELATION_ORIGINAL)
+		connection.key = j.packet.key;
 	if (!connection.entry && j.packet.icmp_error && j.packet.l4_offset)
 		find_related(skb, &connection, &j.packet, j.now);
 	if (connection.entry && !opens_anew(&connection, &j.packet))

@@ -6,6 +6,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "maps.h"
+#include "words.h"
 
 static __always_inline void count(__u32 slot, __u32 length)
 {
@@ -23,6 +24,21 @@ static __always_inline void count_verdict(__u8 hook, __u8 reason, __u32 length)
 	count((hook - 1) * METRIC_REASONS + reason, length);
 }
 
+static __always_inline void copy_macs(struct __sk_buff *skb, struct axoneme_event *event)
+{
+	void *data = (void *)(long)skb->data, *data_end = (void *)(long)skb->data_end;
+
+	if (data + 12 <= data_end) {
+		copy_mac(event->destination_mac, data);
+		copy_mac(event->source_mac, data + 6);
+		return;
+	}
+	if (bpf_skb_load_bytes(skb, 0, event->destination_mac, 6))
+		__builtin_memset(event->destination_mac, 0, 6);
+	if (bpf_skb_load_bytes(skb, 6, event->source_mac, 6))
+		__builtin_memset(event->source_mac, 0, 6);
+}
+
 /* A record that finds no room is counted, never waited for. */
 __noinline int emit(struct __sk_buff *skb, const struct packet *packet, const struct report *report)
 {
@@ -37,7 +53,7 @@ __noinline int emit(struct __sk_buff *skb, const struct packet *packet, const st
 		count(METRIC_LOST_EVENTS, skb->len);
 		return 0;
 	}
-	event->time_ns = bpf_ktime_get_boot_ns();
+	event->time_ns = report->time_ns;
 	event->source_identity = from_endpoint ? report->identity : report->peer_identity;
 	event->destination_identity = from_endpoint ? report->peer_identity : report->identity;
 	__builtin_memcpy(event->source_ip, &packet->key.source, 16);
@@ -63,10 +79,7 @@ __noinline int emit(struct __sk_buff *skb, const struct packet *packet, const st
 	event->ifindex = skb->ifindex;
 	event->length = skb->len;
 	event->policy_generation = report->policy_generation;
-	if (bpf_skb_load_bytes(skb, 0, event->destination_mac, 6))
-		__builtin_memset(event->destination_mac, 0, 6);
-	if (bpf_skb_load_bytes(skb, 6, event->source_mac, 6))
-		__builtin_memset(event->source_mac, 0, 6);
+	copy_macs(skb, event);
 	event->pad2 = 0;
 	bpf_ringbuf_submit(event, 0);
 	return 0;

@@ -92,6 +92,9 @@ const volatile __u32 ct_closing_seconds = 10;
 const volatile __u32 ct_cut_seconds = 300;
 const volatile __u32 fragment_seconds = 30;
 
+/* 0: every packet goes the long way, which decides the same. For tests. */
+const volatile __u32 short_way = 1;
+
 /* Not used: they carry the layout of structs without a typed map into the object's BTF. */
 const struct axoneme_event *axoneme_layout_event SEC(".rodata");
 const struct policy_key *axoneme_layout_policy_key SEC(".rodata");

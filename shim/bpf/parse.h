@@ -19,6 +19,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "maps.h"
+#include "words.h"
 
 #define ICMP4_ECHO_REPLY 0
 #define ICMP4_UNREACHABLE 3
@@ -87,7 +88,7 @@ static __always_inline int load_fixed(struct __sk_buff *skb, __u32 offset, void 
 
 	if (data + offset + size > data_end)
 		return bpf_skb_load_bytes(skb, offset, to, size);
-	__builtin_memcpy(to, data + offset, size);
+	copy_words(to, data + offset, size);
 	return 0;
 }
 
@@ -114,7 +115,19 @@ static __always_inline void map_ipv4(struct address *address, __be32 word)
  * (RFC 4942, 2.2). */
 static __always_inline int is_mapped(const struct address *address)
 {
-	return address->halves[0] == 0 && address->words[2] == bpf_htonl(0xffff);
+	return (address->words[0] | address->words[1] | (address->words[2] ^ bpf_htonl(0xffff))) == 0;
+}
+
+/* By words, as they were stored: a wider load would wait for its parts. */
+static __always_inline int same_words(const struct address *one, const struct address *other)
+{
+	return ((one->words[0] ^ other->words[0]) | (one->words[1] ^ other->words[1]) |
+		(one->words[2] ^ other->words[2]) | (one->words[3] ^ other->words[3])) == 0;
+}
+
+static __always_inline int is_zero(const struct address *address)
+{
+	return (address->words[0] | address->words[1] | address->words[2] | address->words[3]) == 0;
 }
 
 static __always_inline void copy_address(struct address *to, const void *from)

@@ -161,6 +161,7 @@ struct packet {
 
 /* What is to be counted and reported about a packet. */
 struct report {
+	__u64 time_ns; /* CLOCK_BOOTTIME; one for all records about a packet */
 	__u32 peer_identity;
 	__u32 cookie;
 	__u32 identity;
@@ -173,7 +174,7 @@ struct report {
 	__u8 match_type;
 	__u8 drop_reason;
 	__u8 event_type;
-	__u8 pad[3];
+	__u8 pad[7];
 };
 
 #endif

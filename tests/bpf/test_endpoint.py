@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -421,6 +422,32 @@ def test_new_policy_keeps_what_it_allows(datapath: Datapath, v: int) -> None:
     assert datapath.send(outward(v, p.TCP, p.tcp(1000, 80, p.ACK))).types() == []
     [entry] = datapath.connections().values()
     assert entry.policy_generation == datapath.generation
+
+
+@family
+@protocols
+@pytest.mark.parametrize("reply_first", [False, True], ids=["original", "reply"])
+@pytest.mark.parametrize("inwards", [False, True], ids=["egress", "ingress"])
+def test_judged_again_by_the_original_tuple(
+    datapath: Datapath, v: int, protocol: int, reply_first: bool, inwards: bool
+) -> None:
+    """Whoever sends first after a change: the port that counts is the one the connection was opened to."""
+    direction, there, back = (IN, inward, outward) if inwards else (OUT, outward, inward)
+    runs = {outward: datapath.send, inward: datapath.receive}
+
+    def packet(make: Callable[..., bytes], source: int, destination: int) -> bytes:
+        if protocol == p.TCP:
+            return make(v, protocol, p.tcp(source, destination, p.ACK))
+        return make(v, protocol, BODY[protocol](source, destination))
+
+    datapath.policy(allow(direction, PEER_IDENTITY))
+    assert runs[there](packet(there, 1000, 80)).passed
+    assert runs[back](packet(back, 80, 1000)).passed
+    for port, passes in ((80, True), (1000, False)):
+        datapath.change_policy(allow(direction, PEER_IDENTITY, one_port(protocol, port)))
+        order = [(back, 80, 1000), (there, 1000, 80)]
+        for make, source, destination in order if reply_first else reversed(order):
+            assert runs[make](packet(make, source, destination)).passed == passes
 
 
 @family
