@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from axoneme.cli import completion
 from axoneme.cli.connection import connected
 from axoneme.cli.render import output_option, print_json, print_table
 from axoneme.lib import config as configuration
-from axoneme.lib.errors import InvalidArgument
+from axoneme.lib.errors import InvalidArgument, NotFound
 from shim.config import ShimConfig
 
 if TYPE_CHECKING:
@@ -27,7 +28,18 @@ if TYPE_CHECKING:
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
-@click.group()
+def node_option(text: str) -> Callable[[Any], Any]:
+    """`--node NAME`, with what it means for the command."""
+    return click.option(
+        "--node", "node_name", default="", metavar="NAME", shell_complete=completion.nodes, help=text
+    )
+
+
+@click.group(
+    epilog="""\b
+Example:
+  axoneme shim serve --config node.toml --datapath memory"""
+)
 def shim() -> None:
     """The shim of a node: endpoints, kernel maps, flows."""
 
@@ -47,7 +59,12 @@ def shim_serve(config: ShimConfig) -> int:
     return serve(config)
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  axoneme node list
+  axoneme node serve --config /etc/axoneme/node.toml"""
+)
 def node() -> None:
     """Nodes of the cluster, and the processes of one node."""
 
@@ -100,13 +117,19 @@ def node_list(client: Client, output: str) -> None:
     print_table(headers, rows, empty="no node is registered")
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  axoneme endpoint list
+  axoneme endpoint add default/web --node node1 --netns /run/netns/web --label app=web
+  axoneme endpoint delete default/web"""
+)
 def endpoint() -> None:
     """Endpoints of a node: one per workload interface."""
 
 
 @endpoint.command("list")
-@click.option("--node", "node_name", default="", help="Only this node [default: all nodes of the context].")
+@node_option("Only this node [default: all nodes of the context].")
 @click.option("--filter", "text", default="", help="Substring of namespace/name or of a label.")
 @output_option
 @connected
@@ -116,7 +139,7 @@ def endpoint_list(client: Client, node_name: str, text: str, output: str) -> Non
     \b
     Examples:
       axoneme endpoint list
-      axoneme endpoint list --node node1 --filter app=web -o json
+      axoneme endpoint list --node node1 --filter app=frontend -o json
     """
     from axoneme.api.node.v1 import node_pb2
 
@@ -138,7 +161,7 @@ def endpoint_list(client: Client, node_name: str, text: str, output: str) -> Non
 
 @endpoint.command("add")
 @click.argument("workload", metavar="NAMESPACE/NAME")
-@click.option("--node", "node_name", default="", help="Node of the endpoint; needed when there are several.")
+@node_option("Node of the endpoint; needed when several could be meant.")
 @click.option("--netns", required=True, help="/run/netns/NAME or /proc/PID/ns/net.")
 @click.option("--interface", "interface_name", default="", help="Interface inside [default: eth0].")
 @click.option(
@@ -159,7 +182,7 @@ def endpoint_add(
 
     \b
     Example:
-      axoneme endpoint add default/web --netns /run/netns/web --label app=web
+      axoneme endpoint add default/web --node node1 --netns /run/netns/web --label app=web
     """
     from axoneme.api.node.v1 import node_pb2
 
@@ -181,30 +204,35 @@ def endpoint_add(
 
 
 @endpoint.command("delete")
-@click.argument("endpoint_id", type=click.IntRange(1, 65_535))
-@click.option("--node", "node_name", default="", help="Node of the endpoint; needed when there are several.")
+@click.argument("wanted", metavar="ID|[NAMESPACE/]NAME", shell_complete=completion.pods)
+@node_option("Node of the endpoint; needed when several could be meant.")
 @connected
-def endpoint_delete(client: Client, endpoint_id: int, node_name: str) -> None:
+def endpoint_delete(client: Client, wanted: str, node_name: str) -> None:
     """Remove an endpoint; its interface and addresses go with it.
 
     \b
-    Example:
+    Examples:
+      axoneme endpoint delete default/web
       axoneme endpoint delete 7 --node node1
     """
     from axoneme.api.node.v1 import node_pb2
 
-    name = _one_node(client, node_name)
+    name, endpoint_id = find_endpoint(client, wanted, node_name)
     client.node(name).DeleteEndpoint(node_pb2.DeleteEndpointRequest(endpoint_id=endpoint_id))
     click.echo(f"endpoint {endpoint_id} of {name} removed")
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Example:
+  axoneme ipcache list --node node1"""
+)
 def ipcache() -> None:
     """Prefix → identity, as a node's kernel has it."""
 
 
 @ipcache.command("list")
-@click.option("--node", "node_name", default="", help="Only this node [default: all nodes of the context].")
+@node_option("Only this node [default: all nodes of the context].")
 @click.option("--filter", "text", default="", help="Substring of the prefix.")
 @output_option
 @connected
@@ -235,39 +263,81 @@ def ipcache_list(client: Client, node_name: str, text: str, output: str) -> None
     print_table(headers, rows, empty="the ipcache is empty")
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Example:
+  axoneme bpf policy get backend"""
+)
 def bpf() -> None:
     """Look into the kernel maps of a node."""
 
 
-@bpf.group("policy")
+@bpf.group(
+    "policy",
+    epilog="""\b
+Example:
+  axoneme bpf policy get backend""",
+)
 def bpf_policy() -> None:
     """Policy maps."""
 
 
 @bpf_policy.command("get")
-@click.argument("endpoint_id", type=click.IntRange(1, 65_535))
-@click.option("--node", "node_name", default="", help="Node of the endpoint; needed when there are several.")
+@click.argument("wanted", metavar="ID|[NAMESPACE/]NAME", shell_complete=completion.pods)
+@node_option("Node of the endpoint; needed when several could be meant.")
 @output_option
 @connected
-def bpf_policy_get(client: Client, endpoint_id: int, node_name: str, output: str) -> None:
+def bpf_policy_get(client: Client, wanted: str, node_name: str, output: str) -> None:
     """Show the policy map of an endpoint with the rules behind each entry.
 
     \b
     Examples:
-      axoneme bpf policy get 7 --node node1
-      axoneme bpf policy get 7 -o json
+      axoneme bpf policy get backend
+      axoneme bpf policy get default/backend -o json
+      axoneme bpf policy get 1 --node node1
     """
     from axoneme.api.node.v1 import node_pb2
 
-    stub = client.node(_one_node(client, node_name))
-    answer = stub.GetPolicyMap(node_pb2.GetPolicyMapRequest(endpoint_id=endpoint_id))
+    name, endpoint_id = find_endpoint(client, wanted, node_name)
+    answer = client.node(name).GetPolicyMap(node_pb2.GetPolicyMapRequest(endpoint_id=endpoint_id))
     if output == "json":
         print_json(answer)
         return
     headers = ("direction", "peer", "ports", "action", "precedence", "rules")
     empty = "no policy map: the endpoint is locked, everything is dropped"
     print_table(headers, [_policy_row(entry) for entry in answer.entries], empty=empty)
+
+
+def find_endpoint(client: Client, wanted: str, node_name: str) -> tuple[str, int]:
+    """Node and id of the one endpoint that an id, a pod name or NAMESPACE/NAME means."""
+    found = [
+        (name, one)
+        for name in _nodes(client, node_name)
+        for one in _endpoints(client, name)
+        if _is(one, wanted)
+    ]
+    if not found:
+        place = node_name or "any node of the context"
+        raise NotFound(f"no endpoint {wanted} on {place}; `axoneme endpoint list` shows them")
+    if len(found) > 1:
+        places = ", ".join(f"{one.namespace}/{one.pod_name} on {name}" for name, one in found)
+        raise InvalidArgument(f"{wanted} means several endpoints: {places}; name the pod or give --node")
+    name, one = found[0]
+    return name, one.endpoint_id
+
+
+def _is(one: node_pb2.Endpoint, wanted: str) -> bool:
+    names = (str(one.endpoint_id), one.pod_name, f"{one.namespace}/{one.pod_name}")
+    return wanted in names
+
+
+def _endpoints(client: Client, node_name: str) -> Iterator[node_pb2.Endpoint]:
+    from axoneme.api.node.v1 import node_pb2
+
+    stub = client.node(node_name)
+    return _pages(
+        lambda token: stub.ListEndpoints(node_pb2.ListEndpointsRequest(page_token=token)), "endpoints"
+    )
 
 
 def _nodes(client: Client, node_name: str) -> list[str]:
@@ -316,7 +386,9 @@ def _enforcement(number: int) -> str:
 def _policy_row(entry: node_pb2.PolicyMapEntry) -> tuple[object, ...]:
     from axoneme.lib.identities import name_of
 
-    rules = [f"{o.kind} {o.namespace}/{o.name} {o.rule}".strip() for o in entry.origins]
+    rules = [
+        f"{o.kind} {f'{o.namespace}/' if o.namespace else ''}{o.name} {o.rule}".strip() for o in entry.origins
+    ]
     return (
         {1: "ingress", 2: "egress"}.get(entry.direction, "unknown"),
         name_of(entry.identity) if entry.identity else "any",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from axoneme.cli import render
-from axoneme.lib.errors import InvalidArgument
+from axoneme.lib.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -51,7 +51,12 @@ def certs() -> None:
 @click.option("--trust-domain", required=True, metavar="NAME", help="Such as east.mesh.")
 @click.option("--ttl", type=Lifetime(), default="3650d", show_default=True, help="How long it is good.")
 def ca(directory: Path, trust_domain: str, ttl: dt.timedelta) -> None:
-    """Makes a CA: ca.crt and ca.key."""
+    """Makes a CA: ca.crt and ca.key.
+
+    \b
+    Example:
+      axoneme certs ca --directory ca --trust-domain east.mesh
+    """
     from axoneme.lib.certs import create_ca
 
     create_ca(directory, trust_domain, ttl=ttl)
@@ -98,11 +103,21 @@ def issue(
 
 @certs.command()
 @click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE|DIRECTORY...",
+    type=click.Path(exists=True, path_type=Path),
 )
 @render.output_option
 def show(files: tuple[Path, ...], output: str) -> None:
-    """Shows who a certificate stands for and how long it is good."""
+    """Shows who a certificate stands for and how long it is good; of a directory, its tls.crt.
+
+    \b
+    Examples:
+      axoneme certs show ann
+      axoneme certs show ca/ca.crt ann/tls.crt -o json
+    """
     rows = [_row(path, certificate) for path in files for certificate in _certificates(path)]
     if output == "json":
         render.print_json(rows)
@@ -114,10 +129,13 @@ def show(files: tuple[Path, ...], output: str) -> None:
 def _certificates(path: Path) -> list[x509.Certificate]:
     from cryptography import x509
 
+    path = path / "tls.crt" if path.is_dir() else path
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise InvalidArgument(f"{path} holds no PEM certificate: {error}") from error
+        raise InvalidArgument(f"{path} holds no PEM certificate; give a .crt file") from error
 
 
 def _row(path: Path, certificate: x509.Certificate) -> dict[str, Any]:

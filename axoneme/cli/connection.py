@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from axoneme.cli import completion
 from axoneme.client.context import Context, load_context
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="FILE",
             help="Context file [default: $AXONEME_CONTEXT, ~/.config/axoneme/context.json, the running lab].",
         ),
-        click.option("--cluster", default=None, metavar="NAME", help="Cluster of the running lab."),
+        click.option(
+            "--cluster",
+            default=None,
+            metavar="NAME",
+            shell_complete=completion.clusters,
+            help="Cluster of the running lab.",
+        ),
         click.option(
             "--timeout",
             type=click.FloatRange(min=0.0, min_open=True),

@@ -86,8 +86,8 @@ class _TextPrinter:
         raise NotImplementedError
 
     def _node_status(self, response: Response) -> None:
-        node = words.clean(response.node_name)
-        self._err(f"{self._time(response)} [{node}]: {_status_text(response.node_status)}\n")
+        node = f" [{words.clean(response.node_name)}]" if response.node_name else ""
+        self._err(f"{self._time(response)}{node}: {_status_text(response.node_status)}\n")
 
     def _time(self, response: Response) -> str:
         has_time = response.HasField("time") or response.flow.HasField("time")

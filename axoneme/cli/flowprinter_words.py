@@ -25,6 +25,8 @@ TIME_FORMATS: Final = (
     "RFC3339Micro", "RFC3339Nano", "RFC1123Z",
 )  # fmt: skip
 _MATCH_TYPES: Final = ("none", "L3-Only", "L3-L4", "L4-Only", "all", "L3-Proto", "Proto-Only")
+_NO_MATCH: Final = 0
+_REFUSALS: Final = (flow_pb2.DROPPED, flow_pb2.ERROR, flow_pb2.AUDIT)
 _DROP_TEXTS: Final = {
     132: "Invalid source ip", 133: "Policy denied", 134: "Invalid packet",
     135: "CT: Truncated or invalid header", 137: "CT: Unknown L4 protocol", 155: "CT: Map insertion failed",
@@ -165,7 +167,17 @@ def verdict_text(flow: flow_pb2.Flow, *, policy_names: bool) -> str:
         }
         verdict = words.get(verdict, verdict)
     names = deciding_policies(flow) if policy_names else ""
+    if names and _is_default_deny(flow):
+        return f"{verdict} BY DEFAULT: no rule in {names} allows it"
     return f"{verdict} BY {names}" if names else verdict
+
+
+def _is_default_deny(flow: flow_pb2.Flow) -> bool:
+    """Whether nothing matched: the policies named are then those that switched default deny on."""
+    if flow.event_type.type == EVENT_TYPES["drop"]:
+        reasons = (flow.drop_reason, flow.event_type.sub_type, flow.drop_reason_desc)
+        return flow_pb2.POLICY_DENIED in reasons and not (flow.ingress_allowed_by or flow.egress_allowed_by)
+    return flow.policy_match_type == _NO_MATCH and flow.verdict in _REFUSALS
 
 
 def deciding_policies(flow: flow_pb2.Flow) -> str:

@@ -7,13 +7,17 @@ commands in their own `cli.py`; this table is the only place that knows them.
 # ruff: noqa: ARG002  the signatures are click's
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import click
 
+from axoneme.cli.causes import connection_failure
 from axoneme.lib import grpcsettings
 from axoneme.lib.errors import AxonemeError
 
@@ -35,7 +39,7 @@ COMMANDS: dict[str, Entry] = {
     "observe": Entry("axoneme.cli.observe:observe", CLIENT, "Show flows with verdict and the deciding rule."),
     "policy": Entry("services.policy.cli:policy", CLIENT, "Apply, get, delete and list policies; serve."),
     "identity": Entry("services.identity.cli:identity", CLIENT, "List and get identities; serve."),
-    "endpoint": Entry("shim.cli:endpoint", CLIENT, "List the endpoints of a node."),
+    "endpoint": Entry("shim.cli:endpoint", CLIENT, "List, add and delete the endpoints of a node."),
     "ipcache": Entry("shim.cli:ipcache", CLIENT, "List prefixes and identities as a node's kernel has them."),
     "bpf": Entry("shim.cli:bpf", CLIENT, "Look into the kernel maps of a node."),
     "lab": Entry(
@@ -64,8 +68,18 @@ class RootCommand(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
         except ImportError as error:
-            raise click.ClickException(f"axoneme {cmd_name} is not installed here: {error}") from error
+            raise click.ClickException(f"axoneme {cmd_name} cannot be loaded: {error}") from error
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Like click's, with the nearest name for a mistyped one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading in dict.fromkeys(entry.group for entry in COMMANDS.values()):
@@ -97,7 +111,7 @@ EPILOG = """\b
 Examples:
   axoneme lab up                       a cluster with two nodes on this machine
   axoneme status                       what works, what does not and why
-  axoneme policy apply -f policy.yaml  CiliumNetworkPolicy or NetworkPolicy
+  axoneme policy apply -f policy.yaml  who may talk to whom: CiliumNetworkPolicy
   axoneme observe --follow             flows as they happen
 
 \b
@@ -135,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(describe(error), 1)
     except BrokenPipeError:
         return _closed_pipe()
+    except OSError as error:
+        return _unwritable(error)
     except Exception as error:
         if not _is_rpc_error(error):
             raise
@@ -145,10 +161,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def describe(error: AxonemeError) -> str:
     """An error in one line: message, its violations when the message does not have them, and the reason."""
+    if connection := connection_failure(error):
+        return f"{connection} ({error.reason})"
     details = [f"{field}: {text}" if field else text for field, text in error.violations]
-    extra = [text for text in details if text not in error.message]
+    extra = [text for text in details if _plain(text) not in _plain(error.message)]
     line = "; ".join([error.message, *extra]).replace("\n", " ")
     return f"{line} ({error.reason})" if error.reason else line
+
+
+def _plain(text: str) -> str:
+    return text.replace(":", "").replace("`", "")
 
 
 def _fail(message: str, code: int) -> int:
@@ -158,10 +180,16 @@ def _fail(message: str, code: int) -> int:
 
 def _closed_pipe() -> int:
     """The reader of our output went away: not an error worth a line, but not a success either."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+
+
+def _unwritable(error: OSError) -> int:
+    """A full disk and its like: one line, and nothing more into a stream that takes nothing."""
+    code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def _is_rpc_error(error: Exception) -> bool:

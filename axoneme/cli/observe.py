@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from axoneme.cli import completion
 from axoneme.cli.connection import connection_options, find_context
-from axoneme.lib.errors import InvalidArgument, NotFound
+from axoneme.lib.errors import AxonemeError, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from axoneme.api.hubble.observer import observer_pb2
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 NOT: Final = "--not"
 PIPE_CLOSED_EXIT: Final = 0
-TIME_FORMATS: Final = "StampMilli, YearMonthDay[Hour[Minute]], RFC3339[Milli|Micro|Nano], RFC1123Z"
+TIME_FORMATS: Final = (
+    "StampMilli", "YearMonthDay", "YearMonthDayHour", "YearMonthDayHourMinute", "RFC3339", "RFC3339Milli",
+    "RFC3339Micro", "RFC3339Nano", "RFC1123Z",
+)  # fmt: skip
 EPILOG: Final = """\b
 Examples:
   axoneme observe                                   the newest 20 flows of all nodes
@@ -92,6 +96,15 @@ def _bind_negations(command: click.Command, ctx: click.Context, args: Sequence[s
 
 
 FILTER_PREFIX: Final = "filter_"
+FILTER_COMPLETIONS: Final = {
+    "verdict": completion.verdicts,
+    "pod": completion.pods,
+    "node-name": completion.nodes,
+}
+
+
+def _complete_filter(name: str) -> completion.Completer | None:
+    return FILTER_COMPLETIONS.get(name.removeprefix("from-").removeprefix("to-"))
 
 
 def _filter_options(command: Any) -> Any:
@@ -100,14 +113,15 @@ def _filter_options(command: Any) -> Any:
 
     for flag in reversed(FLAGS):
         name = flag.name.replace("-", "_")
-        shared: dict[str, Any] = {
-            "expose_value": False,
-            "callback": _collect,
-            "multiple": not flag.is_switch,
-            "is_flag": flag.is_switch,
-        }
-        if not flag.is_switch:
-            shared["metavar"] = flag.metavar
+        shared: dict[str, Any] = {"expose_value": False, "callback": _collect}
+        if flag.is_switch:
+            shared["is_flag"] = True
+        else:  # a plain is_flag=False would make the value optional
+            shared |= {
+                "multiple": True,
+                "metavar": flag.metavar,
+                "shell_complete": _complete_filter(flag.name),
+            }
         shorts = (flag.short,) if flag.short else ()
         negated = click.option(f"{FILTER_PREFIX}not_{name}", f"--not-{flag.name}", hidden=True, **shared)
         plain = click.option(f"{FILTER_PREFIX}{name}", f"--{flag.name}", *shorts, help=flag.help, **shared)
@@ -138,7 +152,12 @@ def _collect(ctx: click.Context, parameter: click.Parameter, value: Any) -> None
     help="Form of the output.",
 )
 @click.option(
-    "--time-format", default="StampMilli", show_default=True, metavar="NAME", help=f"{TIME_FORMATS}."
+    "--time-format",
+    type=click.Choice(TIME_FORMATS),
+    default="StampMilli",
+    show_default=True,
+    metavar="NAME",
+    help=f"{', '.join(TIME_FORMATS)}.",
 )
 @click.option("--print-node-name", is_flag=True, help="Show the node of each flow.")
 @click.option(
@@ -156,8 +175,13 @@ def _collect(ctx: click.Context, parameter: click.Parameter, value: Any) -> None
 @click.option("--numeric", is_flag=True, help="Addresses instead of names.")
 @click.option("--server", metavar="TARGET", help="host:port or unix:///path of a relay or node instead.")
 @click.option("--socket", "socket_path", metavar="PATH", help="Unix socket of one node instead.")
-@click.option("--node", metavar="NAME", help="One node on this machine instead, by its name in the context.")
-@click.option("--tls-server-name", metavar="NAME", help="Name in the certificate of --server.")
+@click.option(
+    "--node",
+    metavar="NAME",
+    shell_complete=completion.nodes,
+    help="One node on this machine instead, by its name in the context.",
+)
+@click.option("--tls-server-name", metavar="NAME", help="Name in the certificate of --server [the relay's].")
 @click.option("--input-file", metavar="FILE", help="Read flows (jsonpb lines) from a file, - for stdin.")
 @click.option("--allowlist", multiple=True, metavar="JSON", help="FlowFilter as JSON, besides the flags.")
 @click.option("--denylist", multiple=True, metavar="JSON", help="FlowFilter to take away, as JSON.")
@@ -195,7 +219,8 @@ def observe(ctx: click.Context, /, **options: Any) -> int:
             responses = _from_file(stack, options["input_file"], request, everything=selectors.is_plain)
         else:
             responses = _from_server(stack, options, request)
-        return _print_all(responses, printer)
+        said = options["silent_errors"] or options["output"] in ("json", "jsonpb")
+        return _print_all(responses, printer, err=_discard if said else _write_err)
 
 
 def _filters(flags: Sequence[tuple[str, str, bool]], options: dict[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -203,11 +228,26 @@ def _filters(flags: Sequence[tuple[str, str, bool]], options: dict[str, Any]) ->
     from axoneme.lib.flows.filters import FlowMatcher
     from axoneme.lib.flows.flags import build_filters
 
+    for name, value, _ in flags:
+        _check_flag(name, value)
     whitelist, blacklist = build_filters(flags)
     whitelist += [parsed for text in options["allowlist"] for parsed in _raw_filters(text, "allowlist")]
     blacklist += [parsed for text in options["denylist"] for parsed in _raw_filters(text, "denylist")]
     FlowMatcher(whitelist, blacklist)
     return whitelist, blacklist
+
+
+def _check_flag(name: str, value: str) -> None:
+    """A mistake is reported under the flag that was typed, not under the filter that is made of it."""
+    from axoneme.lib.flows.filters import FlowMatcher
+    from axoneme.lib.flows.flags import build_filters
+
+    alone, _ = build_filters([(name, value, False)])
+    try:
+        FlowMatcher(alone, [])
+    except AxonemeError as error:
+        text = "; ".join(violation.description for violation in error.violations[:1]) or error.message
+        raise type(error)(f"--{name}: {text}") from error
 
 
 def _raw_filters(text: str, flag: str) -> Iterator[Any]:
@@ -275,6 +315,8 @@ def _from_server(
         client = stack.enter_context(
             open_client(options["context_file"], options["cluster"], options["timeout"])
         )
+        if client.context.simulated:
+            click.echo("simulated: no packets, so there are no flows", err=True)
         stream: Iterable[observer_pb2.GetFlowsResponse] = client.observer.GetFlows(request)
         return stream
     from axoneme.api.hubble.observer import observer_pb2_grpc
@@ -309,12 +351,16 @@ def _tls(context: Context) -> TlsFiles:
     return TlsFiles(context.ca_file, context.cert_file, context.key_file)
 
 
-def _print_all(responses: Iterable[Any], printer: Any) -> int:
+def _print_all(responses: Iterable[Any], printer: Any, *, err: Any) -> int:
     """Print until the source ends, the user interrupts or our reader goes away; all are success."""
+    found = False
     try:
         try:
             for response in responses:
+                found = found or response.WhichOneof("response_types") != "node_status"
                 printer.write(response)
+            if not found:
+                err("no flow matches\n")
         except KeyboardInterrupt:
             pass
         printer.close()

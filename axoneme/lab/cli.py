@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from axoneme.cli import completion
 from axoneme.lab import state, topology
 from axoneme.lab.errors import LabError
 from axoneme.lab.files import root_directory
@@ -88,10 +89,12 @@ def up(
     from axoneme.lab import laboratory
 
     progress = Progress(quiet=quiet)
+    _refuse_mixture(topology_file)
     with _one_line_errors():
         wanted = _topology(clusters, nodes, pods, topology_file, control_plane)
         root = root_directory()
         if (present := state.load(root)) and laboratory.running(present):
+            _refuse_other(present, wanted)
             _already_up(present)
             return
         progress.say("starting the lab" + (" (simulated: no packets)" if control_plane else ""))
@@ -104,7 +107,12 @@ def up(
 @lab.command()
 @click.option("--quiet", is_flag=True, help="Say nothing.")
 def down(quiet: bool) -> None:
-    """Remove the laboratory: processes, namespaces, links, pins and files, also after a crash."""
+    """Remove the laboratory: processes, namespaces, links, pins and files, also after a crash.
+
+    \b
+    Example:
+      axoneme lab down
+    """
     from axoneme.lab import laboratory
 
     with _one_line_errors():
@@ -118,7 +126,13 @@ def down(quiet: bool) -> None:
 @lab.command()
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Format (table).")
 def status(output: str) -> None:
-    """Show processes and pods. Exits 1 when a process is not running."""
+    """Show processes and pods. Exits 1 when a process is not running.
+
+    \b
+    Examples:
+      axoneme lab status
+      axoneme lab status -o json
+    """
     from axoneme.lab import report
 
     present = _present()
@@ -131,7 +145,7 @@ def status(output: str) -> None:
 
 
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True})
-@click.argument("pod")
+@click.argument("pod", shell_complete=completion.lab_pods)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(pod: str, command: tuple[str, ...]) -> NoReturn:
     """Run a command in a pod. Pods know each other by name.
@@ -153,13 +167,21 @@ def exec_(pod: str, command: tuple[str, ...]) -> NoReturn:
 
 
 @lab.command()
-@click.option("--cluster", "cluster_name", default="", metavar="NAME", help="Cluster (the first one).")
+@click.option(
+    "--cluster",
+    "cluster_name",
+    default="",
+    metavar="NAME",
+    shell_complete=completion.clusters,
+    help="Cluster (the first one).",
+)
 def env(cluster_name: str) -> None:
     """Print the environment for other tools: axoneme, the stock hubble CLI, grpcurl.
 
     \b
-    Example:
-      eval "$(axoneme lab env)" && hubble observe
+    Examples:
+      eval "$(axoneme lab env)" && hubble observe     bash, zsh
+      axoneme lab env | source                        fish
     """
     present = _present()
     with _one_line_errors():
@@ -170,11 +192,26 @@ def env(cluster_name: str) -> None:
 @lab.command()
 @click.option("--chapter", type=click.Choice(CHAPTERS), default="policy", help="Which story (policy).")
 def demo(chapter: str) -> None:
-    """Tell a story of real packets: starts the lab when none runs, and leaves it up."""
+    """Tell a story of real packets: starts the lab when none runs, and leaves it up.
+
+    \b
+    Example:
+      axoneme lab demo
+    """
     from axoneme.lab import demo as story
 
     with _one_line_errors(), _termination_as_interrupt():
         story.tell(chapter, root_directory(), Progress())
+
+
+def _refuse_mixture(topology_file: Path | None) -> None:
+    """A file says all; a flag beside it would be ignored without a word."""
+    context = click.get_current_context()
+    for name in ("clusters", "nodes", "pods"):
+        if topology_file and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--{name} and --topology exclude each other; write it into {topology_file}"
+            )
 
 
 def _topology(clusters: int, nodes: int, pods: str, file: Path | None, simulated: bool) -> Topology:
@@ -190,6 +227,15 @@ def _topology(clusters: int, nodes: int, pods: str, file: Path | None, simulated
     return topology.from_document(document, where=str(file), simulated=simulated)
 
 
+def _refuse_other(present: LabState, wanted: Topology) -> None:
+    """What was asked for by a flag is not what runs: say so instead of nodding."""
+    context = click.get_current_context()
+    names = ("clusters", "nodes", "pods", "topology_file", "control_plane")
+    asked = [context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in names]
+    if any(asked) and not topology.same(present.topology, wanted):
+        raise LabError("a lab of another shape is up: `axoneme lab down` first, then this command again")
+
+
 def _already_up(present: LabState) -> None:
     from axoneme.lab import laboratory
 
@@ -199,7 +245,7 @@ def _already_up(present: LabState) -> None:
     if missing or not present.complete:
         fault = f"not running: {', '.join(missing)}" if missing else "its start did not finish"
         raise LabError(f"the lab is up but damaged ({fault}): `axoneme lab down`, then `axoneme lab up`")
-    click.echo("the lab is already up\n" + _summary(present))
+    click.echo(_summary(present).replace("the lab is up", "the lab is already up", 1))
 
 
 def _summary(present: LabState) -> str:

@@ -83,7 +83,11 @@ def policy_chapter() -> tuple[Scene, ...]:
                 _apply(allow),
                 _reaches("frontend"),
                 _is_dropped("batch"),
-                _observe(3, ("ALLOWED BY allow-frontend", "frontend:"), ("Policy denied DROPPED", "batch:")),
+                _observe(
+                    3,
+                    ("ALLOWED BY allow-frontend", "frontend:"),
+                    ("DROPPED BY DEFAULT: no rule in allow-frontend", "batch:"),
+                ),
             ),
         ),
         Scene(

@@ -78,14 +78,25 @@ def text(lab: LabState) -> str:
 
 def summary(lab: LabState) -> str:
     """What `up` says at its end."""
-    first = lab.topology.pod_names()[:1]
     simulated = lab.topology.simulated
-    hints = ["axoneme status", "axoneme lab status"]
-    if first and not simulated:
-        hints.insert(0, f"axoneme lab exec {first[0]} -- curl -sS http://backend:8080")
+    hints = [] if simulated else _request(lab)
+    hints += ["axoneme status", "axoneme lab status"]
     heading = "the lab is up (simulated: no packets)" if simulated else "the lab is up"
     lines = [heading, "", *_table(_pod_table(lab)), "", "try:", *(f"  {hint}" for hint in hints)]
     return "\n".join([*lines, "  axoneme lab down"])
+
+
+def _request(lab: LabState) -> list[str]:
+    """A request that works in this lab: from a pod, at best one without a server, to another that has one."""
+    for cluster in lab.topology.clusters:
+        pods_here = [pod for _, pod in cluster.pods()]
+        servers = [pod for pod in pods_here if pod.http_port]
+        for client in sorted(pods_here, key=lambda pod: pod.http_port != 0):
+            for server in servers:
+                if server != client:
+                    name = f"{cluster.name}/{client.name}" if len(lab.topology.clusters) > 1 else client.name
+                    return [f"axoneme lab exec {name} -- curl -sS http://{server.name}:{server.http_port}"]
+    return []
 
 
 def _pod_table(lab: LabState) -> list[list[str]]:

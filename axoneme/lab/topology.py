@@ -177,6 +177,11 @@ def to_document(topology: Topology) -> dict[str, Any]:
     }
 
 
+def same(one: Topology, other: Topology) -> bool:
+    """Whether both would build the same laboratory."""
+    return one.simulated == other.simulated and to_document(one) == to_document(other)
+
+
 def _pod_document(pod: Pod) -> dict[str, Any]:
     return {
         "name": pod.name,

@@ -21,7 +21,12 @@ def relay() -> None:
 @relay.command()
 @configuration.click_options(RelayConfig)
 def serve(config: RelayConfig) -> None:
-    """Serve the Hubble relay (gRPC on 4245)."""
+    """Serve the Hubble relay (gRPC on 4245).
+
+    \b
+    Example:
+      axoneme relay serve --config relay.toml --listen-address 0.0.0.0:4245
+    """
     from services.hubble_relay.main import serve as run
 
     code = run(config)

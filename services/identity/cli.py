@@ -23,8 +23,8 @@ PAGE_SIZE = 1_000
     epilog="""\b
 Examples:
   axoneme identity list
-  axoneme identity list --filter app=web -o json
-  axoneme identity get 65537"""
+  axoneme identity list --filter app=backend -o json
+  axoneme identity get 9"""
 )
 def identity() -> None:
     """Look at identities; serve the identity service."""
@@ -33,7 +33,12 @@ def identity() -> None:
 @identity.command()
 @configuration.click_options(IdentityConfig)
 def serve(config: IdentityConfig) -> None:
-    """Serve the identity service (gRPC on 4301)."""
+    """Serve the identity service (gRPC on 4301).
+
+    \b
+    Example:
+      axoneme identity serve --config identity.toml
+    """
     from services.identity.main import main
 
     config.check()
@@ -46,7 +51,13 @@ def serve(config: IdentityConfig) -> None:
 @output_option
 @connected
 def list_(client: Client, wanted: str, reserved: bool, output: str) -> None:
-    """List identities by number."""
+    """List identities by number.
+
+    \b
+    Examples:
+      axoneme identity list --no-reserved
+      axoneme identity list --filter app=backend -o json
+    """
     found = [item for item in _all(client, wanted) if reserved or item.identity >= 256]
     if output == "json":
         print_json(found)
@@ -60,7 +71,12 @@ def list_(client: Client, wanted: str, reserved: bool, output: str) -> None:
 @output_option
 @connected
 def get(client: Client, number: int, output: str) -> None:
-    """Show the labels of one identity."""
+    """Show the labels of one identity.
+
+    \b
+    Example:
+      axoneme identity get 9
+    """
     from axoneme.api.identity.v1 import identity_pb2
 
     found = client.identity.GetIdentity(identity_pb2.GetIdentityRequest(identity=number)).identity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,12 @@ _OUTCOMES = {1: "created", 2: "configured", 3: "unchanged"}
 PAGE_SIZE = 500
 MAX_FILE_BYTES = 256 * 1024
 
-namespace_option = click.option(
-    "-n", "--namespace", default="", help="Namespace (default: as the command says)."
-)
+
+def namespace_option(text: str) -> Callable[[Any], Any]:
+    """`-n NAME`, with what it means for the command."""
+    return click.option("-n", "--namespace", default="", metavar="NAME", help=text)
+
+
 request_id_option = click.option(
     "--request-id", default="", help="Repeat a request safely under the same id."
 )
@@ -55,7 +58,12 @@ def policy() -> None:
 @policy.command()
 @configuration.click_options(PolicyConfig)
 def serve(config: PolicyConfig) -> None:
-    """Serve the policy service (gRPC on 4302)."""
+    """Serve the policy service (gRPC on 4302).
+
+    \b
+    Example:
+      axoneme policy serve --config policy.toml
+    """
     from services.policy.main import serve as run
 
     code = run(config)
@@ -68,7 +76,7 @@ def serve(config: PolicyConfig) -> None:
 @click.option("--validate-only", "--dry-run", is_flag=True, help="Check and resolve, store nothing.")
 @click.option("--expected-revision", type=int, default=0, help="Refuse when the policy has another revision.")
 @click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
-@namespace_option
+@namespace_option("Namespace of policies that name none [default: default].")
 @request_id_option
 @connected
 def apply(
@@ -111,10 +119,10 @@ def apply(
 
 
 @policy.command()
-@click.argument("references", nargs=-1, metavar="[KIND/[NAMESPACE/]NAME]...")
+@click.argument("references", nargs=-1, metavar="[KIND/[NAMESPACE/]]NAME...")
 @click.option("-f", "--filename", default="", help="Delete the policies that this file names.")
 @click.option("--ignore-not-found", is_flag=True, help="A policy that is not there is no error.")
-@namespace_option
+@namespace_option("Namespace of names that say none [default: default].")
 @connected
 def delete(
     client: Client, references: tuple[str, ...], filename: str, ignore_not_found: bool, namespace: str
@@ -149,7 +157,7 @@ def delete(
 @policy.command()
 @click.argument("reference", metavar="[KIND/[NAMESPACE/]]NAME")
 @output_option
-@namespace_option
+@namespace_option("Namespace of the policy [default: default].")
 @connected
 def get(client: Client, reference: str, output: str, namespace: str) -> None:
     """Show one policy.
@@ -169,7 +177,7 @@ def get(client: Client, reference: str, output: str, namespace: str) -> None:
 @policy.command(name="list")
 @click.option("--filter", "substring", default="", help="Only names that contain this text.")
 @output_option
-@namespace_option
+@namespace_option("Only this namespace [default: all].")
 @connected
 def list_(client: Client, substring: str, output: str, namespace: str) -> None:
     """List policies of one namespace, or of all.
@@ -187,7 +195,10 @@ def parse_reference(reference: str, namespace: str = "") -> tuple[str, str, str]
     parts = reference.split("/")
     if not all(parts) or len(parts) > 3:
         raise click.UsageError(f"{reference!r} is no policy; write NAME, KIND/NAME or KIND/NAMESPACE/NAME")
-    kind = KIND if len(parts) == 1 else _ALIASES.get(parts[0].lower(), parts[0])
+    kind = KIND if len(parts) == 1 else _ALIASES.get(parts[0].lower(), "")
+    if not kind:
+        example = f"cnp/{parts[0]}/{parts[1]}" if len(parts) == 2 else f"cnp/{parts[1]}/{parts[2]}"
+        raise click.UsageError(f"{parts[0]!r} in {reference!r} is no kind of policy; write {example}")
     space = parts[1] if len(parts) == 3 else namespace or "default"
     return kind, space, parts[-1]
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -109,3 +110,5 @@ def test_references() -> None:
     assert parse_reference("a") == (kind, "default", "a")
     assert parse_reference("cnp/a", "shop") == (kind, "shop", "a")
     assert parse_reference("CiliumNetworkPolicy/x/a") == (kind, "x", "a")
+    with pytest.raises(click.UsageError, match="'shop' in 'shop/a' is no kind of policy; write cnp/shop/a"):
+        parse_reference("shop/a")

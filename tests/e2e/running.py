@@ -5,19 +5,21 @@ Waits are bounded and poll conditions. Nothing here decides what is right; the t
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from axoneme.api.node.v1 import node_pb2
 from axoneme.api.policy.v1 import policy_pb2
+from axoneme.cli.main import main as run_command
 from axoneme.client import Client, load_context
 from axoneme.lab import laboratory, network, pods, processes
 from axoneme.lab.plan import PlannedProcess
@@ -154,13 +156,12 @@ class Running:
         ]
 
     def flows(self, *words: str) -> list[dict[str, Any]]:
-        """Flows as `axoneme observe -o json` prints them."""
-        lines = [
-            line
-            for line in self.axoneme("observe", "-o", "json", *words).splitlines()
-            if line.startswith("{")
-        ]
-        return [json.loads(line).get("flow", {}) for line in lines]
+        """Flows as `axoneme observe -o json` prints them; in this process, as tests ask for them often."""
+        printed = io.StringIO()
+        with redirect_stdout(printed), redirect_stderr(io.StringIO()) as said:
+            code = run_command(["observe", "-o", "json", *words])
+        assert code == 0, said.getvalue()
+        return [json.loads(line).get("flow", {}) for line in printed.getvalue().splitlines()]
 
     def ipcache(self, node: str) -> set[tuple[str, int]]:
         """(prefix, identity) of a node's kernel."""
@@ -203,8 +204,8 @@ class Running:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        # Streams are opened again after up to 30 s, depending on how long their service was away.
-        laboratory.wait_ready(self.state, self.cluster, seconds=45)
+        # Streams are opened again after up to 5 s, whatever the time that their service was away.
+        laboratory.wait_ready(self.state, self.cluster, seconds=READY_SECONDS)
 
     def pid_on(self, node: str, module: str) -> int:
         """Pid of a node's process that runs `python -m MODULE`."""

@@ -90,8 +90,6 @@ def test_the_control_plane_works_without_packets(simulated: Simulated) -> None:
 
 def policy_map(simulated: Simulated) -> list[dict[str, object]]:
     """Entries of the policy map of pod backend."""
-    endpoints = json.loads(simulated.axoneme("endpoint", "list", "--node", "node2", "-o", "json"))
-    number = str(endpoints[0]["endpoint"]["endpoint_id"])
-    shown = simulated.axoneme("bpf", "policy", "get", number, "--node", "node2", "-o", "json")
+    shown = simulated.axoneme("bpf", "policy", "get", "backend", "-o", "json")
     entries: list[dict[str, object]] = json.loads(shown)["entries"]
     return entries

@@ -129,7 +129,8 @@ def test_compact_with_node_and_policy() -> None:
 def test_a_drop_shows_the_policy_that_decided_by_default() -> None:
     line = out_of(DENIED)
     assert line.endswith(
-        "<> data/db-0:5432 (ID:20103) Policy denied DROPPED BY lockdown (CiliumNetworkPolicy) (TCP Flags: SYN)\n"
+        "<> data/db-0:5432 (ID:20103) Policy denied DROPPED BY DEFAULT: "
+        "no rule in lockdown (CiliumNetworkPolicy) allows it (TCP Flags: SYN)\n"
     )
     assert "BY" not in out_of(DENIED, print_policy_names=False)
 
@@ -230,6 +231,35 @@ def test_node_states_go_to_stderr() -> None:
     assert printed(UNAVAILABLE, output="dict")[1] == (
         "  TIMESTAMP: Mar  1 10:00:22.000\n      STATE: NODE_UNAVAILABLE\n      NODES: west/node-b\n    MESSAGE: N/A\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        (
+            {"policy_match_type": 0},
+            "INGRESS DENIED BY DEFAULT: no rule in lockdown (CiliumNetworkPolicy) allows it (",
+        ),
+        ({"policy_match_type": 0, "verdict": "AUDIT"}, "AUDITED BY DEFAULT: no rule in lockdown"),
+        ({"policy_match_type": 1}, "INGRESS DENIED BY lockdown (CiliumNetworkPolicy) ("),
+        ({"policy_match_type": 0, "ingress_denied_by": []}, "INGRESS DENIED ("),
+        ({"event_type": {"type": 1, "sub_type": 133}}, "DROPPED BY DEFAULT: no rule in lockdown"),
+        ({"event_type": {"type": 1, "sub_type": 181}}, "DROPPED BY lockdown (CiliumNetworkPolicy) ("),
+    ],
+)
+def test_default_deny_and_a_deny_rule_are_told_apart(fields: dict[str, Any], text: str) -> None:
+    values = {
+        "verdict": "DROPPED", "IP": ip(WEB_IP, DB_IP), "l4": tcp(41002, 5432), "source": WEB, "destination": DB,
+        "event_type": {"type": 5}, "traffic_direction": "INGRESS", "Summary": "TCP Flags: SYN",
+        "ingress_denied_by": [{"name": "lockdown", "kind": "CiliumNetworkPolicy"}],
+    }  # fmt: skip
+    assert text in out_of(at("05.005", "flow", {**values, **fields}))
+
+
+def test_a_state_without_a_sender_has_no_empty_brackets() -> None:
+    response = at("22", "node_status", {"state_change": "NODE_UNAVAILABLE", "node_names": ["east/node1"]})
+    response.node_name = ""
+    assert printed(response)[1] == "Mar  1 10:00:22.000: 1 nodes are unavailable: east/node1\n"
 
 
 def test_a_long_list_of_nodes_is_cut() -> None:

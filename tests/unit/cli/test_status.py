@@ -16,8 +16,8 @@ import grpc.aio
 
 from axoneme.api.hubble.observer import observer_pb2, observer_pb2_grpc
 from axoneme.api.node.v1 import node_pb2, node_pb2_grpc
+from axoneme.cli import causes, status
 from axoneme.cli import main as root
-from axoneme.cli import status
 from axoneme.lib.errors import DeadlineExceeded, PermissionDenied, Unavailable
 from axoneme.lib.tls import TlsFiles
 from tests.conftest import TRUST_DOMAIN
@@ -133,12 +133,12 @@ async def test_status_of_a_cluster(
     ],
 )
 def test_causes_in_words(message: str, words: str) -> None:
-    assert words in status.explain(Unavailable(message), 10)
+    assert words in causes.explain(Unavailable(message), 10)
 
 
 def test_hang_and_refusal_in_words() -> None:
-    assert "no answer within 3 s" in status.explain(DeadlineExceeded("x"), 3)
-    assert "may not ask" in status.explain(PermissionDenied("reader may not call X"), 3)
+    assert "no answer within 3 s" in causes.explain(DeadlineExceeded("x"), 3)
+    assert "may not ask" in causes.explain(PermissionDenied("reader may not call X"), 3)
 
 
 def test_relay_without_nodes_is_not_well() -> None:

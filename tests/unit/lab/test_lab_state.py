@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from axoneme.client.context import LAB_VARIABLE
-from axoneme.lab import pods, state, topology
+from axoneme.lab import pods, report, state, topology
 from axoneme.lab.cli import lab
 from axoneme.lab.files import root_directory
 from axoneme.lab.processes import Process
@@ -136,3 +136,21 @@ def test_another_users_lab_lives_in_their_own_directory(monkeypatch: pytest.Monk
     assert root_directory() == Path("/run/user/1000/axoneme/lab")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert root_directory() == Path("/run/axoneme/lab")
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        ((), "axoneme lab exec frontend -- curl -sS http://backend:8080"),
+        (
+            ("backend-a@node1", "backend-b@node2"),
+            "axoneme lab exec backend-a -- curl -sS http://backend-b:8080",
+        ),
+        (("web",), None),
+    ],
+)
+def test_the_hint_of_a_lab_is_a_request_that_works_there(
+    tmp_path: Path, names: tuple[str, ...], hint: str | None
+) -> None:
+    said = report.summary(LabState(root=tmp_path, topology=topology.from_flags(pods=list(names)), token="t"))
+    assert hint in said if hint else "curl" not in said
