@@ -156,7 +156,9 @@ class Edge(grpc.aio.ServerInterceptor):
         """Authenticates and authorises. Raises Unauthenticated or PermissionDenied."""
         role = self._authenticate(context)
         if not methodroles.may_call(role, method):
-            raise PermissionDenied(f"{role} may not call {method}", reason="METHOD_NOT_ALLOWED")
+            callers = ", ".join(methodroles.callers_of(method)) or "nobody"
+            message = f"{role} may not call {method}; a certificate of one of these roles may: {callers}"
+            raise PermissionDenied(message, reason="METHOD_NOT_ALLOWED")
         return role
 
     def _unary(self, method: str, behavior: Behavior) -> Behavior:

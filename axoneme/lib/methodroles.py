@@ -92,6 +92,11 @@ def may_call(role: Role, method: str) -> bool:
     return role.key in CALLERS_BY_METHOD.get(method, frozenset())
 
 
+def callers_of(method: str) -> list[str]:
+    """Keys of the roles that may call a method, sorted; empty when nobody may."""
+    return sorted(CALLERS_BY_METHOD.get(method, frozenset()))
+
+
 def is_known(method: str) -> bool:
     """True when the table has the method at all."""
     return method in CALLERS_BY_METHOD

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import platform
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
@@ -203,7 +204,8 @@ def _status_event(
     state: relay_pb2.NodeState.ValueType, names: list[str], message: str, now_ns: int
 ) -> Response:
     event = Response(
-        node_status=relay_pb2.NodeStatusEvent(state_change=state, node_names=names, message=message)
+        node_status=relay_pb2.NodeStatusEvent(state_change=state, node_names=names, message=message),
+        node_name=platform.node(),  # Hubble names the relay itself here
     )
     event.time.FromNanoseconds(now_ns)
     return event

@@ -36,6 +36,9 @@
 #define ND_ROUTER_ADVERT 134
 #define ND_NEIGHBOUR_ADVERT 136
 #define ND_REDIRECT 137
+#define MLD_QUERY 130
+#define MLD_DONE 132
+#define MLD_REPORT2 143
 #define ND_HOP_LIMIT 255
 
 #define EXT_HOP_BY_HOP 0
@@ -368,13 +371,27 @@ __noinline int skip_extensions(struct __sk_buff *skb, struct packet *packet, __u
 	return DROP_INVALID_EXTENSION_HEADER;
 }
 
+/* RFC 2710, RFC 3810: multicast listener discovery has hop limit 1 and a destination of this link, so it goes nowhere
+ * else; every interface sends it unasked, from an address that no endpoint owns. */
+static __always_inline int is_listener_discovery(const struct packet *packet, __u8 hop_limit, __u8 kind)
+{
+	const __u8 *to = packet->key.destination.bytes;
+
+	return hop_limit == 1 && to[0] == 0xff && to[1] == 0x02 && !packet->tcp_flags &&
+	       !(packet->flags & FLAG_FRAGMENT) && ((kind >= MLD_QUERY && kind <= MLD_DONE) || kind == MLD_REPORT2);
+}
+
 /* RFC 4861: neighbour discovery is valid with hop limit 255 only, i.e. from this link. An endpoint is
  * no router. */
 static __always_inline int judge_discovery(const struct packet *packet, __u8 hop_limit)
 {
 	__u8 kind = bpf_ntohs(packet->key.destination_port_be);
 
-	if (packet->key.protocol != IPPROTO_ICMPV6 || kind < ND_ROUTER_SOLICIT || kind > ND_REDIRECT)
+	if (packet->key.protocol != IPPROTO_ICMPV6)
+		return 0;
+	if (is_listener_discovery(packet, hop_limit, kind))
+		return PASS_UNJUDGED;
+	if (kind < ND_ROUTER_SOLICIT || kind > ND_REDIRECT)
 		return 0;
 	if (hop_limit != ND_HOP_LIMIT || kind > ND_NEIGHBOUR_ADVERT || packet->tcp_flags ||
 	    packet->flags & FLAG_FRAGMENT)

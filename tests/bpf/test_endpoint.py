@@ -620,6 +620,23 @@ def test_neighbour_discovery(
     assert not datapath.receive(extended).passed
 
 
+@pytest.mark.parametrize(
+    ("kind", "hop_limit", "destination", "passes"),
+    [(kind, 1, "ff02::16", True) for kind in (130, 131, 132, 143)]
+    + [(143, 2, "ff02::16", False), (143, 1, "ff05::16", False), (143, 1, "fd00:2::1", False)]
+    + [(128, 1, "ff02::16", False)],
+)
+def test_listener_discovery_of_the_link_is_not_judged(
+    datapath: Datapath, kind: int, hop_limit: int, destination: str, passes: bool
+) -> None:
+    datapath.policy({})
+    body = p.icmp(kind, payload=bytes(24))
+    frame = p.packet("fe80::2", destination, p.ICMP6, body, hop_limit=hop_limit)
+    for outcome in (datapath.send(frame), datapath.receive(frame)):
+        assert outcome.passed == passes
+        assert bool(len(outcome.events)) != passes
+
+
 def test_full_ring_is_counted(datapath: Datapath) -> None:
     datapath.policy({})
     before = datapath.metric(layout.lost_events_key())[0]

@@ -49,6 +49,9 @@ def test_the_story(lab: Running, version: int) -> None:
     lab.apply(DENY_FRONTEND)
     assert not lab.reaches("frontend", "backend", version=version)
     assert seen(lab, "frontend", "backend", "DROPPED", version)["drop_reason_desc"] == "POLICY_DENY"
+    earlier = seen(lab, "batch", "backend", "DROPPED", version)
+    names = [policy["name"] for policy in earlier["ingress_denied_by"]]
+    assert names == ["allow-frontend"], "a flow keeps the policies of its time"
 
     lab.delete("deny-frontend")
     assert lab.reaches("frontend", "backend", version=version)
