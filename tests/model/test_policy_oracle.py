@@ -51,7 +51,7 @@ LOCAL = {number: identities.RESERVED[number][1] for number in WORLD_TWINS}
 
 
 @pytest.mark.parametrize("cluster_name", ["default", "east"])
-@settings(max_examples=scaled(30, 2_000))
+@settings(max_examples=scaled(30, 300))
 @given(objects=policies())
 def test_maps_decide_as_the_oracle_does(objects: list[dict[str, Any]], cluster_name: str) -> None:
     """Every subject × peer × port of a small cluster, IPv4 and IPv6 addresses outside it included."""
@@ -80,7 +80,7 @@ def test_maps_decide_as_the_oracle_does(objects: list[dict[str, Any]], cluster_n
                     assert decision.forwarded == (expected == "allow"), (flow, decision)
 
 
-@settings(max_examples=scaled(25, 1_000))
+@settings(max_examples=scaled(25, 250))
 @given(objects=policies())
 def test_the_two_families_of_the_world_are_twins(objects: list[dict[str, Any]]) -> None:
     """Whatever is decided for an IPv4 address outside is decided for an IPv6 one."""
@@ -164,7 +164,7 @@ def _plain_decision(policy: SubjectPolicy, identity: int, protocol: int, port: i
     return best.action, best.redirect
 
 
-@settings(max_examples=scaled(150, 20_000))
+@settings(max_examples=scaled(150, 5_000))
 @given(contributions=st.frozensets(_contribution(), max_size=8), enforcement=st.sampled_from(Enforcement))
 def test_the_map_decides_as_the_strongest_contribution(
     contributions: frozenset[Contribution], enforcement: Enforcement

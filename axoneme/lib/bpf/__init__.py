@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from axoneme.lib.bpf.errors import BpfError, LibraryMissingError, MapFullError, VerifierError
 from axoneme.lib.bpf.kinds import MapKind, MapSpec
-from axoneme.lib.bpf.maps import BpfMap, KernelMap, MemoryMap
+from axoneme.lib.bpf.maps import BpfMap, KernelMap
+from axoneme.lib.bpf.memory import MemoryMap
 
 __all__ = [
     "BpfError",

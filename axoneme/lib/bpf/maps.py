@@ -17,9 +17,6 @@ from typing import Protocol
 from axoneme.lib.bpf.errors import BpfError, map_error
 from axoneme.lib.bpf.kinds import MapKind
 from axoneme.lib.bpf.library import errno_of, libbpf
-from axoneme.lib.bpf.memory import MemoryMap
-
-__all__ = ["BpfMap", "KernelMap", "MemoryMap", "possible_cpus", "split_cpus"]
 
 _BATCH = 4096  # entries per lookup batch: one call for most maps, 200 KiB of buffers
 
