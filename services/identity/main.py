@@ -7,6 +7,7 @@ import contextlib
 import random
 import secrets
 from collections.abc import AsyncIterator
+from typing import TypeVar
 
 from axoneme.lib import grpcserver, grpcsettings, httpserver, lifecycle, log, telemetry  # isort: skip  (before grpc)
 import grpc
@@ -16,7 +17,7 @@ from axoneme.api.identity.v1 import identity_pb2, identity_pb2_grpc
 from axoneme.lib.errors import NotReady, StoreUnavailable
 from axoneme.lib.grpcserver import GrpcServer, Listener
 from axoneme.lib.intent import Failure, fresh_epoch
-from axoneme.lib.intentstream import StreamHost
+from axoneme.lib.intentstream import PublisherCodec, StreamHost
 from axoneme.lib.kvstore.etcd import EtcdStore
 from axoneme.lib.kvstore.port import Store
 from axoneme.lib.requests import RequestLog
@@ -32,12 +33,36 @@ from services.identity.references import References
 from services.identity.server import IdentityServicer, Writers
 from services.identity.state import ClusterState
 from services.identity.upkeep import Collector, Settling, describe_cluster, keep_description
-from services.identity.wire import IpcacheCodec, IpcacheItem, NodeItem, NodesCodec
+from services.identity.wire import IpcacheCodec, NodesCodec
 
 SERVICE = identity_pb2.DESCRIPTOR.services_by_name["IdentityService"].full_name
 DECLARATION_BYTES = grpcsettings.SNAPSHOT_BYTES
 """A node declares all its addresses in one message (see `config.MOST_ADDRESSES_PER_NODE`)."""
 GOODBYE = Failure("UNAVAILABLE", "DRAINING", "the service stops; connect to another replica")
+
+
+V = TypeVar("V")
+
+
+def _stream(
+    name: str, codec: PublisherCodec[V], mirror: Mirror, registry: CollectorRegistry
+) -> StreamHost[V]:
+    return StreamHost(
+        name,
+        epoch=fresh_epoch(secrets.randbits),
+        codec=codec,
+        registry=registry,
+        store_revision_now=mirror.catch_up,
+    )
+
+
+def _writers(cfg: IdentityConfig, store: Store, mirror: Mirror, rng: random.Random) -> Writers:
+    holdings = Holdings(store, cfg.max_identities_per_node)
+    leases = LeaseBook(store, cfg.node_lease_seconds)
+    nodes = NodeRegistry(store, mirror, leases, holdings, cfg.pools())
+    references = References(mirror, Allocator(store, mirror.state, rng=rng), nodes, holdings)
+    addresses = AddressRegistry(store, mirror, nodes, references, cfg.max_addresses_per_node)
+    return Writers(nodes, references, addresses)
 
 
 @contextlib.asynccontextmanager
@@ -51,29 +76,12 @@ async def serving(
 ) -> AsyncIterator[GrpcServer]:
     """The service over a store, until the block ends; also what tests start."""
     cfg.check()
-    rng = rng or random.SystemRandom()
     state = ClusterState(cfg.cluster_name, cfg.cluster_id)
     mirror = Mirror(store, state, lambda: fresh_epoch(secrets.randbits))
-    ipcache: StreamHost[IpcacheItem] = StreamHost(
-        "ipcache",
-        epoch=fresh_epoch(secrets.randbits),
-        codec=IpcacheCodec(),
-        registry=registry,
-        store_revision_now=mirror.catch_up,
-    )
-    nodes: StreamHost[NodeItem] = StreamHost(
-        "nodes",
-        epoch=fresh_epoch(secrets.randbits),
-        codec=NodesCodec(),
-        registry=registry,
-        store_revision_now=mirror.catch_up,
-    )
+    ipcache = _stream("ipcache", IpcacheCodec(), mirror, registry)
+    nodes = _stream("nodes", NodesCodec(), mirror, registry)
     mirror.attach(ipcache, nodes)
-    holdings = Holdings(store, cfg.max_identities_per_node)
-    leases = LeaseBook(store, cfg.node_lease_seconds)
-    members = NodeRegistry(store, mirror, leases, holdings, cfg.pools())
-    references = References(mirror, Allocator(store, state, rng=rng), members, holdings)
-    addresses = AddressRegistry(store, mirror, members, references, cfg.max_addresses_per_node)
+    writers = _writers(cfg, store, mirror, rng or random.SystemRandom())
 
     def start_streams() -> None:
         ipcache.set_ready(True)
@@ -84,19 +92,13 @@ async def serving(
     settling = Settling(
         store,
         mirror,
-        members,
+        writers.nodes,
         connected=lambda: bool(ipcache.subscribers() or nodes.subscribers()),
         set_ready=start_streams,
         grace_seconds=cfg.redeclare_grace_seconds,
     )
     servicer = IdentityServicer(
-        mirror,
-        Writers(members, references, addresses),
-        ipcache,
-        nodes,
-        RequestLog(),
-        cluster_id=cfg.cluster_id,
-        heard=settling.heard,
+        mirror, writers, ipcache, nodes, RequestLog(), cluster_id=cfg.cluster_id, heard=settling.heard
     )
 
     def register(server: grpc.aio.Server) -> list[str]:
