@@ -86,8 +86,7 @@ async def serving(
     def start_streams() -> None:
         ipcache.set_ready(True)
         nodes.set_ready(True)
-        server.set_serving("", True)
-        server.set_serving(SERVICE, True)
+        server.set_serving("", True)  # every name
 
     settling = Settling(
         store,
