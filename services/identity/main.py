@@ -121,12 +121,18 @@ async def serving(
         await stack.enter_async_context(
             httpserver.serving(cfg.metrics_address, registry, lambda: True, settling.waiting)
         )
-        scope.start("mirror", mirror.run())
-        scope.start("settling", settling.run())
-        scope.start("collector", Collector(store, mirror).run(cfg.collect_seconds))
-        if cfg.cluster_id:
-            scope.start("description", keep_description(store, cfg.cluster_name, cfg.cluster_id))
+        _start_tasks(cfg, store, scope, mirror, settling)
         yield server
+
+
+def _start_tasks(
+    cfg: IdentityConfig, store: Store, scope: TaskScope, mirror: Mirror, settling: Settling
+) -> None:
+    scope.start("mirror", mirror.run())
+    scope.start("settling", settling.run())
+    scope.start("collector", Collector(store, mirror).run(cfg.collect_seconds))
+    if cfg.cluster_id:
+        scope.start("description", keep_description(store, cfg.cluster_name, cfg.cluster_id))
 
 
 def _gauges(registry: CollectorRegistry, state: ClusterState) -> None:

@@ -100,8 +100,9 @@ class NodeLab:
         for name in self.namespaces:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         shutil.rmtree(self.pins.parent, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.pins.parent.rmdir()
+        with contextlib.suppress(OSError):  # another node may still have its pins beside these
+            self.pins.parents[1].rmdir()
+        assert not self.pins.parent.exists(), f"pins are left below {self.pins.parent}"
 
 
 @contextlib.contextmanager
