@@ -132,6 +132,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The policy does not fit the endpoint's map, whose old policy stays in force. Select less, or enlarge the map."""
     ERROR_REASON_SELECTOR_UNDEFINED: _ErrorReason.ValueType  # 103
     """A rule refers to a selector that its header does not define. The subject keeps its old policy; report it."""
+    ERROR_REASON_POLICY_CONFLICT: _ErrorReason.ValueType  # 104
+    """Two rules ask different things of the same connections; the message names both. Change one of them."""
+    ERROR_REASON_INVALID_PARTY: _ErrorReason.ValueType  # 105
+    """A command's --from or --to names nobody. Give a pod, an address, labels or an identity."""
+    ERROR_REASON_INVALID_PORT: _ErrorReason.ValueType  # 106
+    """A command's --port is no port with a protocol. Write it as 443/tcp."""
     ERROR_REASON_SUPERSEDED: _ErrorReason.ValueType  # 120
     """A newer stream of the same node took over. Stop, or come back slowly: two processes speak for one node."""
     ERROR_REASON_STALLED: _ErrorReason.ValueType  # 121
@@ -174,6 +180,14 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The privileged helper does not answer. The supervisor restarts it: retry."""
     ERROR_REASON_HELPER_BUG: _ErrorReason.ValueType  # 150
     """The privileged helper failed unexpectedly; its log has the details. Report it."""
+    ERROR_REASON_NOT_ENFORCEABLE: _ErrorReason.ValueType  # 151
+    """The policy asks for what this node does not have, a proxy or mutual authentication; the last one stays in force.
+    The message names the rules: take out what they ask for.
+    """
+    ERROR_REASON_PREFIX_NOT_PUBLISHED: _ErrorReason.ValueType  # 152
+    """A prefix that the policy names cannot be told apart yet; the last policy stays in force. It is tried again; the
+    message names what is in the way.
+    """
     ERROR_REASON_NO_NODE_AVAILABLE: _ErrorReason.ValueType  # 170
     """No node could be asked for flows. GetNodes says why for each of them."""
 
@@ -293,6 +307,12 @@ ERROR_REASON_POLICY_MAP_FULL: ErrorReason.ValueType  # 102
 """The policy does not fit the endpoint's map, whose old policy stays in force. Select less, or enlarge the map."""
 ERROR_REASON_SELECTOR_UNDEFINED: ErrorReason.ValueType  # 103
 """A rule refers to a selector that its header does not define. The subject keeps its old policy; report it."""
+ERROR_REASON_POLICY_CONFLICT: ErrorReason.ValueType  # 104
+"""Two rules ask different things of the same connections; the message names both. Change one of them."""
+ERROR_REASON_INVALID_PARTY: ErrorReason.ValueType  # 105
+"""A command's --from or --to names nobody. Give a pod, an address, labels or an identity."""
+ERROR_REASON_INVALID_PORT: ErrorReason.ValueType  # 106
+"""A command's --port is no port with a protocol. Write it as 443/tcp."""
 ERROR_REASON_SUPERSEDED: ErrorReason.ValueType  # 120
 """A newer stream of the same node took over. Stop, or come back slowly: two processes speak for one node."""
 ERROR_REASON_STALLED: ErrorReason.ValueType  # 121
@@ -335,6 +355,14 @@ ERROR_REASON_HELPER_UNAVAILABLE: ErrorReason.ValueType  # 149
 """The privileged helper does not answer. The supervisor restarts it: retry."""
 ERROR_REASON_HELPER_BUG: ErrorReason.ValueType  # 150
 """The privileged helper failed unexpectedly; its log has the details. Report it."""
+ERROR_REASON_NOT_ENFORCEABLE: ErrorReason.ValueType  # 151
+"""The policy asks for what this node does not have, a proxy or mutual authentication; the last one stays in force.
+The message names the rules: take out what they ask for.
+"""
+ERROR_REASON_PREFIX_NOT_PUBLISHED: ErrorReason.ValueType  # 152
+"""A prefix that the policy names cannot be told apart yet; the last policy stays in force. It is tried again; the
+message names what is in the way.
+"""
 ERROR_REASON_NO_NODE_AVAILABLE: ErrorReason.ValueType  # 170
 """No node could be asked for flows. GetNodes says why for each of them."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

@@ -3,6 +3,7 @@
 isort:skip_file
 The local API of a node's shim, served on a unix socket that only root can open."""
 
+import axoneme.api.identity.v1.identity_pb2
 import axoneme.api.policy.v1.policy_pb2
 import builtins
 import collections.abc
@@ -72,6 +73,8 @@ class Endpoint(google.protobuf.message.Message):
     INGRESS_FIELD_NUMBER: builtins.int
     EGRESS_FIELD_NUMBER: builtins.int
     POLICY_GENERATION_FIELD_NUMBER: builtins.int
+    NAMED_PORTS_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
     endpoint_id: builtins.int
     """Node-local number, 1–65535."""
     namespace: builtins.str
@@ -97,6 +100,8 @@ class Endpoint(google.protobuf.message.Message):
     number, so that connection tracking of an earlier endpoint with the same number and address never looks
     current: compare it with another reading of the same endpoint, its size means nothing.
     """
+    audit: builtins.bool
+    """What policy denies passes and is reported, by the switch of the endpoint or of the node."""
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Labels as `source:key=value`, derived ones included."""
@@ -104,6 +109,10 @@ class Endpoint(google.protobuf.message.Message):
     @property
     def ips(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Addresses, at most one of each family."""
+
+    @property
+    def named_ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[axoneme.api.identity.v1.identity_pb2.NamedPort]:
+        """Ports of the workload by name, for policies that name ports."""
 
     def __init__(
         self,
@@ -121,8 +130,10 @@ class Endpoint(google.protobuf.message.Message):
         ingress: axoneme.api.policy.v1.policy_pb2.Enforcement.ValueType = ...,
         egress: axoneme.api.policy.v1.policy_pb2.Enforcement.ValueType = ...,
         policy_generation: builtins.int = ...,
+        named_ports: collections.abc.Iterable[axoneme.api.identity.v1.identity_pb2.NamedPort] | None = ...,
+        audit: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["egress", b"egress", "endpoint_id", b"endpoint_id", "identity", b"identity", "ingress", b"ingress", "interface_name", b"interface_name", "ips", b"ips", "labels", b"labels", "namespace", b"namespace", "netns", b"netns", "pod_name", b"pod_name", "policy_generation", b"policy_generation", "state", b"state", "state_reason", b"state_reason"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["audit", b"audit", "egress", b"egress", "endpoint_id", b"endpoint_id", "identity", b"identity", "ingress", b"ingress", "interface_name", b"interface_name", "ips", b"ips", "labels", b"labels", "named_ports", b"named_ports", "namespace", b"namespace", "netns", b"netns", "pod_name", b"pod_name", "policy_generation", b"policy_generation", "state", b"state", "state_reason", b"state_reason"]) -> None: ...
 
 Global___Endpoint: typing_extensions.TypeAlias = Endpoint
 
@@ -138,6 +149,8 @@ class AddEndpointRequest(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     NETNS_FIELD_NUMBER: builtins.int
     INTERFACE_NAME_FIELD_NUMBER: builtins.int
+    NAMED_PORTS_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The same id within 10 minutes gives the same answer; at most 64 characters."""
     namespace: builtins.str
@@ -148,9 +161,15 @@ class AddEndpointRequest(google.protobuf.message.Message):
     """Path of an existing network namespace, `/run/netns/NAME` or `/proc/PID/ns/net`."""
     interface_name: builtins.str
     """Name of the interface inside the namespace; empty means eth0."""
+    audit: builtins.bool
+    """Start with policy auditing switched on. Of no effect when the endpoint exists already."""
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The workload's own labels `key=value` (source k8s) or `source:key=value`; reserved keys are refused."""
+
+    @property
+    def named_ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[axoneme.api.identity.v1.identity_pb2.NamedPort]:
+        """Ports of the workload by name; a name stands for at most one port of a protocol."""
 
     def __init__(
         self,
@@ -161,8 +180,10 @@ class AddEndpointRequest(google.protobuf.message.Message):
         labels: collections.abc.Iterable[builtins.str] | None = ...,
         netns: builtins.str = ...,
         interface_name: builtins.str = ...,
+        named_ports: collections.abc.Iterable[axoneme.api.identity.v1.identity_pb2.NamedPort] | None = ...,
+        audit: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["interface_name", b"interface_name", "labels", b"labels", "namespace", b"namespace", "netns", b"netns", "pod_name", b"pod_name", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["audit", b"audit", "interface_name", b"interface_name", "labels", b"labels", "named_ports", b"named_ports", "namespace", b"namespace", "netns", b"netns", "pod_name", b"pod_name", "request_id", b"request_id"]) -> None: ...
 
 Global___AddEndpointRequest: typing_extensions.TypeAlias = AddEndpointRequest
 
@@ -220,6 +241,53 @@ class DeleteEndpointResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 Global___DeleteEndpointResponse: typing_extensions.TypeAlias = DeleteEndpointResponse
+
+@typing.final
+class SetEndpointAuditRequest(google.protobuf.message.Message):
+    """Request of SetEndpointAudit."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Same meaning as in AddEndpointRequest."""
+    endpoint_id: builtins.int
+    """Number of the endpoint."""
+    audit: builtins.bool
+    """Whether denials are reported instead of enforced."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        endpoint_id: builtins.int = ...,
+        audit: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["audit", b"audit", "endpoint_id", b"endpoint_id", "request_id", b"request_id"]) -> None: ...
+
+Global___SetEndpointAuditRequest: typing_extensions.TypeAlias = SetEndpointAuditRequest
+
+@typing.final
+class SetEndpointAuditResponse(google.protobuf.message.Message):
+    """Response of SetEndpointAudit."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    @property
+    def endpoint(self) -> Global___Endpoint:
+        """The endpoint."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: Global___Endpoint | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["endpoint", b"endpoint"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["endpoint", b"endpoint"]) -> None: ...
+
+Global___SetEndpointAuditResponse: typing_extensions.TypeAlias = SetEndpointAuditResponse
 
 @typing.final
 class GetEndpointRequest(google.protobuf.message.Message):
@@ -399,7 +467,7 @@ class IpcacheMapEntry(google.protobuf.message.Message):
     tunnel_endpoint: builtins.str
     """Node behind which it lives; empty when reached directly."""
     source: builtins.str
-    """Rank that won: endpoint, host, node, identity, pod-cidr or world."""
+    """Rank that won: endpoint, host, node, identity, cidr, pod-cidr or world."""
     def __init__(
         self,
         *,
@@ -468,6 +536,7 @@ class PolicyMapEntry(google.protobuf.message.Message):
     ACTION_FIELD_NUMBER: builtins.int
     PRECEDENCE_FIELD_NUMBER: builtins.int
     ORIGINS_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
     direction: axoneme.api.policy.v1.policy_pb2.Direction.ValueType
     """Direction as seen from the endpoint."""
     identity: builtins.int
@@ -482,6 +551,8 @@ class PolicyMapEntry(google.protobuf.message.Message):
     """What happens."""
     precedence: builtins.int
     """Precedence word."""
+    audit: builtins.bool
+    """A denial that is reported and not enforced."""
     @property
     def origins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[axoneme.api.policy.v1.policy_pb2.Origin]:
         """Rules behind the entry."""
@@ -497,8 +568,9 @@ class PolicyMapEntry(google.protobuf.message.Message):
         action: axoneme.api.policy.v1.policy_pb2.Action.ValueType = ...,
         precedence: builtins.int = ...,
         origins: collections.abc.Iterable[axoneme.api.policy.v1.policy_pb2.Origin] | None = ...,
+        audit: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "direction", b"direction", "identity", b"identity", "origins", b"origins", "port", b"port", "port_prefix_length", b"port_prefix_length", "precedence", b"precedence", "protocol", b"protocol"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "audit", b"audit", "direction", b"direction", "identity", b"identity", "origins", b"origins", "port", b"port", "port_prefix_length", b"port_prefix_length", "precedence", b"precedence", "protocol", b"protocol"]) -> None: ...
 
 Global___PolicyMapEntry: typing_extensions.TypeAlias = PolicyMapEntry
 

@@ -55,6 +55,11 @@ class NodeServiceStub(object):
                 request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListEndpointsRequest.SerializeToString,
                 response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListEndpointsResponse.FromString,
                 _registered_method=True)
+        self.SetEndpointAudit = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/SetEndpointAudit',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointAuditRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointAuditResponse.FromString,
+                _registered_method=True)
         self.WatchEndpoints = channel.unary_stream(
                 '/axoneme.api.node.v1.NodeService/WatchEndpoints',
                 request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.WatchEndpointsRequest.SerializeToString,
@@ -110,6 +115,13 @@ class NodeServiceServicer(object):
 
     def ListEndpoints(self, request, context):
         """Lists endpoints by number.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetEndpointAudit(self, request, context):
+        """Switches policy auditing of one endpoint: what its policy denies passes and is reported. Fails NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,6 +184,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.ListEndpoints,
                     request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListEndpointsRequest.FromString,
                     response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListEndpointsResponse.SerializeToString,
+            ),
+            'SetEndpointAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetEndpointAudit,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointAuditRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointAuditResponse.SerializeToString,
             ),
             'WatchEndpoints': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEndpoints,
@@ -308,6 +325,33 @@ class NodeService(object):
             '/axoneme.api.node.v1.NodeService/ListEndpoints',
             axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListEndpointsRequest.SerializeToString,
             axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetEndpointAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/SetEndpointAudit',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointAuditRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

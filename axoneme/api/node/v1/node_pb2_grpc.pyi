@@ -89,6 +89,22 @@ _NodeServiceListEndpointsType = typing_extensions.TypeVar(
     ],
 )
 
+_NodeServiceSetEndpointAuditType = typing_extensions.TypeVar(
+    '_NodeServiceSetEndpointAuditType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.SetEndpointAuditRequest,
+        axoneme.api.node.v1.node_pb2.SetEndpointAuditResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.SetEndpointAuditRequest,
+        axoneme.api.node.v1.node_pb2.SetEndpointAuditResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.SetEndpointAuditRequest,
+        axoneme.api.node.v1.node_pb2.SetEndpointAuditResponse,
+    ],
+)
+
 _NodeServiceWatchEndpointsType = typing_extensions.TypeVar(
     '_NodeServiceWatchEndpointsType',
     grpc.UnaryStreamMultiCallable[
@@ -169,7 +185,7 @@ _NodeServiceAuditMapsType = typing_extensions.TypeVar(
     ],
 )
 
-class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDeleteEndpointType, _NodeServiceGetEndpointType, _NodeServiceListEndpointsType, _NodeServiceWatchEndpointsType, _NodeServiceListIpcacheType, _NodeServiceGetPolicyMapType, _NodeServiceGetNodeStatusType, _NodeServiceAuditMapsType]):
+class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDeleteEndpointType, _NodeServiceGetEndpointType, _NodeServiceListEndpointsType, _NodeServiceSetEndpointAuditType, _NodeServiceWatchEndpointsType, _NodeServiceListIpcacheType, _NodeServiceGetPolicyMapType, _NodeServiceGetNodeStatusType, _NodeServiceAuditMapsType]):
     """Endpoints of this node, and a look into what its kernel holds."""
 
     @typing.overload
@@ -189,6 +205,10 @@ class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDe
         grpc.UnaryUnaryMultiCallable[
             axoneme.api.node.v1.node_pb2.ListEndpointsRequest,
             axoneme.api.node.v1.node_pb2.ListEndpointsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.SetEndpointAuditRequest,
+            axoneme.api.node.v1.node_pb2.SetEndpointAuditResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             axoneme.api.node.v1.node_pb2.WatchEndpointsRequest,
@@ -230,6 +250,10 @@ class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDe
             axoneme.api.node.v1.node_pb2.ListEndpointsRequest,
             axoneme.api.node.v1.node_pb2.ListEndpointsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.SetEndpointAuditRequest,
+            axoneme.api.node.v1.node_pb2.SetEndpointAuditResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             axoneme.api.node.v1.node_pb2.WatchEndpointsRequest,
             axoneme.api.node.v1.node_pb2.WatchEndpointsResponse,
@@ -266,6 +290,9 @@ class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDe
     ListEndpoints: _NodeServiceListEndpointsType
     """Lists endpoints by number."""
 
+    SetEndpointAudit: _NodeServiceSetEndpointAuditType
+    """Switches policy auditing of one endpoint: what its policy denies passes and is reported. Fails NOT_FOUND."""
+
     WatchEndpoints: _NodeServiceWatchEndpointsType
     """Streams all endpoints, a bookmark, then changes."""
 
@@ -297,6 +324,10 @@ NodeServiceAsyncStub: typing_extensions.TypeAlias = NodeServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         axoneme.api.node.v1.node_pb2.ListEndpointsRequest,
         axoneme.api.node.v1.node_pb2.ListEndpointsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.SetEndpointAuditRequest,
+        axoneme.api.node.v1.node_pb2.SetEndpointAuditResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         axoneme.api.node.v1.node_pb2.WatchEndpointsRequest,
@@ -356,6 +387,14 @@ class NodeServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[axoneme.api.node.v1.node_pb2.ListEndpointsResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.ListEndpointsResponse]]:
         """Lists endpoints by number."""
+
+    @abc.abstractmethod
+    def SetEndpointAudit(
+        self,
+        request: axoneme.api.node.v1.node_pb2.SetEndpointAuditRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.SetEndpointAuditResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.SetEndpointAuditResponse]]:
+        """Switches policy auditing of one endpoint: what its policy denies passes and is reported. Fails NOT_FOUND."""
 
     @abc.abstractmethod
     def WatchEndpoints(

@@ -59,6 +59,8 @@ class _ActionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """Drop the packet."""
     ACTION_REDIRECT: _Action.ValueType  # 3
     """Hand the packet to a proxy."""
+    ACTION_PASS: _Action.ValueType  # 4
+    """Leave the decision to the next tier."""
 
 class Action(_Action, metaclass=_ActionEnumTypeWrapper):
     """What a rule says. A receiver that meets another value fails the subject with UNIMPLEMENTED."""
@@ -71,6 +73,8 @@ ACTION_DENY: Action.ValueType  # 2
 """Drop the packet."""
 ACTION_REDIRECT: Action.ValueType  # 3
 """Hand the packet to a proxy."""
+ACTION_PASS: Action.ValueType  # 4
+"""Leave the decision to the next tier."""
 Global___Action: typing_extensions.TypeAlias = Action
 
 class _Enforcement:
@@ -97,6 +101,34 @@ ENFORCEMENT_DEFAULT_DENY: Enforcement.ValueType  # 2
 """What no entry allows is dropped."""
 Global___Enforcement: typing_extensions.TypeAlias = Enforcement
 
+class _AuthMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AuthModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_AuthMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    AUTH_MODE_UNSPECIFIED: _AuthMode.ValueType  # 0
+    """Not stated by the rule: inherited from a wider entry that states one."""
+    AUTH_MODE_DISABLED: _AuthMode.ValueType  # 1
+    """Nothing, whatever wider entries say."""
+    AUTH_MODE_REQUIRED: _AuthMode.ValueType  # 2
+    """Mutual authentication of both workloads."""
+    AUTH_MODE_ALWAYS_FAIL: _AuthMode.ValueType  # 3
+    """Never succeeds; for tests."""
+
+class AuthMode(_AuthMode, metaclass=_AuthModeEnumTypeWrapper):
+    """What a connection must prove. A receiver that meets another value fails the subject."""
+
+AUTH_MODE_UNSPECIFIED: AuthMode.ValueType  # 0
+"""Not stated by the rule: inherited from a wider entry that states one."""
+AUTH_MODE_DISABLED: AuthMode.ValueType  # 1
+"""Nothing, whatever wider entries say."""
+AUTH_MODE_REQUIRED: AuthMode.ValueType  # 2
+"""Mutual authentication of both workloads."""
+AUTH_MODE_ALWAYS_FAIL: AuthMode.ValueType  # 3
+"""Never succeeds; for tests."""
+Global___AuthMode: typing_extensions.TypeAlias = AuthMode
+
 class _Entity:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -116,6 +148,42 @@ ENTITY_UNSPECIFIED: Entity.ValueType  # 0
 ENTITY_WORLD: Entity.ValueType  # 1
 """Every address outside all clusters, of either family."""
 Global___Entity: typing_extensions.TypeAlias = Entity
+
+class _Verdict:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _VerdictEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
+    """Not said."""
+    VERDICT_ALLOW: _Verdict.ValueType  # 1
+    """It passes."""
+    VERDICT_DENY: _Verdict.ValueType  # 2
+    """It is dropped."""
+    VERDICT_REDIRECT: _Verdict.ValueType  # 3
+    """It goes to a proxy."""
+    VERDICT_AUDIT: _Verdict.ValueType  # 4
+    """It passes and is reported, because a policy that is tried out would drop it."""
+    VERDICT_ERROR: _Verdict.ValueType  # 5
+    """The policy of the subject cannot be computed."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+    """What happens to a flow."""
+
+VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
+"""Not said."""
+VERDICT_ALLOW: Verdict.ValueType  # 1
+"""It passes."""
+VERDICT_DENY: Verdict.ValueType  # 2
+"""It is dropped."""
+VERDICT_REDIRECT: Verdict.ValueType  # 3
+"""It goes to a proxy."""
+VERDICT_AUDIT: Verdict.ValueType  # 4
+"""It passes and is reported, because a policy that is tried out would drop it."""
+VERDICT_ERROR: Verdict.ValueType  # 5
+"""The policy of the subject cannot be computed."""
+Global___Verdict: typing_extensions.TypeAlias = Verdict
 
 @typing.final
 class Subject(google.protobuf.message.Message):
@@ -209,21 +277,163 @@ class Selector(google.protobuf.message.Message):
 
     KEY_FIELD_NUMBER: builtins.int
     ENTITY_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    CIDRS_FIELD_NUMBER: builtins.int
+    FQDN_FIELD_NUMBER: builtins.int
     key: builtins.str
     """Canonical text, such as `entity:world`; equal text is the same selector."""
     entity: Global___Entity.ValueType
     """Members of an entity."""
+    @property
+    def labels(self) -> Global___LabelAlternatives:
+        """Node-local identities by their labels."""
+
+    @property
+    def cidrs(self) -> Global___CidrSet:
+        """Addresses outside the cluster by prefix."""
+
+    @property
+    def fqdn(self) -> Global___DnsName:
+        """Addresses learned for a DNS name."""
+
     def __init__(
         self,
         *,
         key: builtins.str = ...,
         entity: Global___Entity.ValueType = ...,
+        labels: Global___LabelAlternatives | None = ...,
+        cidrs: Global___CidrSet | None = ...,
+        fqdn: Global___DnsName | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["definition", b"definition", "entity", b"entity"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["definition", b"definition", "entity", b"entity", "key", b"key"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["definition", b"definition"]) -> typing.Literal["entity"] | None: ...
+    def HasField(self, field_name: typing.Literal["cidrs", b"cidrs", "definition", b"definition", "entity", b"entity", "fqdn", b"fqdn", "labels", b"labels"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cidrs", b"cidrs", "definition", b"definition", "entity", b"entity", "fqdn", b"fqdn", "key", b"key", "labels", b"labels"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["definition", b"definition"]) -> typing.Literal["entity", "labels", "cidrs", "fqdn"] | None: ...
 
 Global___Selector: typing_extensions.TypeAlias = Selector
+
+@typing.final
+class LabelAlternatives(google.protobuf.message.Message):
+    """Label selectors of which one has to match; without any, nobody is selected."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SELECTORS_FIELD_NUMBER: builtins.int
+    @property
+    def selectors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LabelSelector]:
+        """The selectors."""
+
+    def __init__(
+        self,
+        *,
+        selectors: collections.abc.Iterable[Global___LabelSelector] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["selectors", b"selectors"]) -> None: ...
+
+Global___LabelAlternatives: typing_extensions.TypeAlias = LabelAlternatives
+
+@typing.final
+class LabelSelector(google.protobuf.message.Message):
+    """The AND of its requirements; without any, everything is selected."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUIREMENTS_FIELD_NUMBER: builtins.int
+    @property
+    def requirements(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LabelRequirement]:
+        """The requirements."""
+
+    def __init__(
+        self,
+        *,
+        requirements: collections.abc.Iterable[Global___LabelRequirement] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["requirements", b"requirements"]) -> None: ...
+
+Global___LabelSelector: typing_extensions.TypeAlias = LabelSelector
+
+@typing.final
+class LabelRequirement(google.protobuf.message.Message):
+    """One condition on one label key."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    OPERATOR_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    source: builtins.str
+    """Source of the label; `any` accepts every source."""
+    key: builtins.str
+    """Key without its source."""
+    operator: builtins.str
+    """In, NotIn, Exists or DoesNotExist; a receiver that meets another value fails the subject."""
+    @property
+    def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Values of In and NotIn."""
+
+    def __init__(
+        self,
+        *,
+        source: builtins.str = ...,
+        key: builtins.str = ...,
+        operator: builtins.str = ...,
+        values: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "operator", b"operator", "source", b"source", "values", b"values"]) -> None: ...
+
+Global___LabelRequirement: typing_extensions.TypeAlias = LabelRequirement
+
+@typing.final
+class CidrSet(google.protobuf.message.Message):
+    """Prefixes; without `include`, nobody is selected."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INCLUDE_FIELD_NUMBER: builtins.int
+    EXCLUDE_FIELD_NUMBER: builtins.int
+    NODES_FIELD_NUMBER: builtins.int
+    nodes: builtins.bool
+    """Select nodes too, if a prefix longer than /0 holds their address."""
+    @property
+    def include(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Canonical prefixes of which one has to hold the address."""
+
+    @property
+    def exclude(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Canonical prefixes of which none may hold the address."""
+
+    def __init__(
+        self,
+        *,
+        include: collections.abc.Iterable[builtins.str] | None = ...,
+        exclude: collections.abc.Iterable[builtins.str] | None = ...,
+        nodes: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["exclude", b"exclude", "include", b"include", "nodes", b"nodes"]) -> None: ...
+
+Global___CidrSet: typing_extensions.TypeAlias = CidrSet
+
+@typing.final
+class DnsName(google.protobuf.message.Message):
+    """A DNS name or a pattern of names, in canonical form."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: builtins.int
+    PATTERN_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """The text, as in the label `fqdn:<text>` of a learned identity."""
+    pattern: builtins.bool
+    """Whether `text` is a pattern."""
+    def __init__(
+        self,
+        *,
+        text: builtins.str = ...,
+        pattern: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["pattern", b"pattern", "text", b"text"]) -> None: ...
+
+Global___DnsName: typing_extensions.TypeAlias = DnsName
 
 @typing.final
 class PortMatch(google.protobuf.message.Message):
@@ -399,6 +609,7 @@ class PolicyEntry(google.protobuf.message.Message):
     PRECEDENCE_FIELD_NUMBER: builtins.int
     ORIGIN_IDS_FIELD_NUMBER: builtins.int
     AUDIT_FIELD_NUMBER: builtins.int
+    AUTH_FIELD_NUMBER: builtins.int
     direction: Global___Direction.ValueType
     """Direction as seen from the subject."""
     action: Global___Action.ValueType
@@ -406,7 +617,9 @@ class PolicyEntry(google.protobuf.message.Message):
     precedence: builtins.int
     """Higher wins: 24 bits of inverted tier and priority, then deny 255, redirect 254…2, allow 1, pass 0."""
     audit: builtins.bool
-    """Report instead of drop."""
+    """Part of a policy that is tried out: what it denies is reported, what it allows allows nothing more."""
+    auth: Global___AuthMode.ValueType
+    """What the rule itself asks connections to prove."""
     @property
     def peer(self) -> Global___Peer:
         """The other side."""
@@ -434,9 +647,10 @@ class PolicyEntry(google.protobuf.message.Message):
         precedence: builtins.int = ...,
         origin_ids: collections.abc.Iterable[builtins.int] | None = ...,
         audit: builtins.bool = ...,
+        auth: Global___AuthMode.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["peer", b"peer", "ports", b"ports", "redirect", b"redirect"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["action", b"action", "audit", b"audit", "direction", b"direction", "origin_ids", b"origin_ids", "peer", b"peer", "ports", b"ports", "precedence", b"precedence", "redirect", b"redirect"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "audit", b"audit", "auth", b"auth", "direction", b"direction", "origin_ids", b"origin_ids", "peer", b"peer", "ports", b"ports", "precedence", b"precedence", "redirect", b"redirect"]) -> None: ...
 
 Global___PolicyEntry: typing_extensions.TypeAlias = PolicyEntry
 
@@ -455,6 +669,8 @@ class SubjectHeader(google.protobuf.message.Message):
     INGRESS_DEFAULT_DENY_ORIGIN_IDS_FIELD_NUMBER: builtins.int
     EGRESS_DEFAULT_DENY_ORIGIN_IDS_FIELD_NUMBER: builtins.int
     POLICY_REVISION_FIELD_NUMBER: builtins.int
+    AUDIT_INGRESS_FIELD_NUMBER: builtins.int
+    AUDIT_EGRESS_FIELD_NUMBER: builtins.int
     ingress: Global___Enforcement.ValueType
     """Direction towards the subject."""
     egress: Global___Enforcement.ValueType
@@ -462,9 +678,15 @@ class SubjectHeader(google.protobuf.message.Message):
     entry_count: builtins.int
     """Number of entries once the change is applied."""
     digest: builtins.bytes
-    """SHA-256 over the sorted deterministic serialisations of all entries and of both enforcements."""
+    """Sum modulo 2^256 of the SHA-256 of each entry's deterministic serialisation and of the four enforcements
+    (four bytes, in the order of their fields), 32 bytes big-endian.
+    """
     policy_revision: builtins.int
     """Revision of the policy store that this mapstate reflects."""
+    audit_ingress: Global___Enforcement.ValueType
+    """Direction towards the subject if audited policies were in force; unspecified when they change nothing."""
+    audit_egress: Global___Enforcement.ValueType
+    """Direction away from the subject if audited policies were in force; unspecified when they change nothing."""
     @property
     def selectors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Selector]:
         """Definitions of all selectors that entries refer to."""
@@ -493,8 +715,10 @@ class SubjectHeader(google.protobuf.message.Message):
         ingress_default_deny_origin_ids: collections.abc.Iterable[builtins.int] | None = ...,
         egress_default_deny_origin_ids: collections.abc.Iterable[builtins.int] | None = ...,
         policy_revision: builtins.int = ...,
+        audit_ingress: Global___Enforcement.ValueType = ...,
+        audit_egress: Global___Enforcement.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["digest", b"digest", "egress", b"egress", "egress_default_deny_origin_ids", b"egress_default_deny_origin_ids", "entry_count", b"entry_count", "ingress", b"ingress", "ingress_default_deny_origin_ids", b"ingress_default_deny_origin_ids", "origins", b"origins", "policy_revision", b"policy_revision", "selectors", b"selectors"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["audit_egress", b"audit_egress", "audit_ingress", b"audit_ingress", "digest", b"digest", "egress", b"egress", "egress_default_deny_origin_ids", b"egress_default_deny_origin_ids", "entry_count", b"entry_count", "ingress", b"ingress", "ingress_default_deny_origin_ids", b"ingress_default_deny_origin_ids", "origins", b"origins", "policy_revision", b"policy_revision", "selectors", b"selectors"]) -> None: ...
 
 Global___SubjectHeader: typing_extensions.TypeAlias = SubjectHeader
 
@@ -590,6 +814,7 @@ class ApplyPolicyRequest(google.protobuf.message.Message):
     EXPECTED_REVISION_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
+    ONLY_NAMESPACE_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The same id within 10 minutes gives the same answer; at most 64 characters."""
     text: builtins.str
@@ -600,6 +825,8 @@ class ApplyPolicyRequest(google.protobuf.message.Message):
     """Check and resolve, store nothing."""
     namespace: builtins.str
     """Namespace for objects that name none; empty means `default`."""
+    only_namespace: builtins.bool
+    """Refuse objects that name another namespace than `namespace`, as kubectl does with -n."""
     def __init__(
         self,
         *,
@@ -608,8 +835,9 @@ class ApplyPolicyRequest(google.protobuf.message.Message):
         expected_revision: builtins.int = ...,
         validate_only: builtins.bool = ...,
         namespace: builtins.str = ...,
+        only_namespace: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "namespace", b"namespace", "request_id", b"request_id", "text", b"text", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expected_revision", b"expected_revision", "namespace", b"namespace", "only_namespace", b"only_namespace", "request_id", b"request_id", "text", b"text", "validate_only", b"validate_only"]) -> None: ...
 
 Global___ApplyPolicyRequest: typing_extensions.TypeAlias = ApplyPolicyRequest
 
@@ -673,6 +901,7 @@ class AppliedPolicy(google.protobuf.message.Message):
     POLICY_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
     outcome: Global___AppliedPolicy.Outcome.ValueType
     """What was done. A reader treats other values as changed."""
     @property
@@ -683,15 +912,20 @@ class AppliedPolicy(google.protobuf.message.Message):
     def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Traps in the object, such as a default deny that it switches on by the way."""
 
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """For a configured object: at most 50 values that differ, as `path: before -> after`."""
+
     def __init__(
         self,
         *,
         policy: Global___Policy | None = ...,
         outcome: Global___AppliedPolicy.Outcome.ValueType = ...,
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
+        changes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["outcome", b"outcome", "policy", b"policy", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes", "outcome", b"outcome", "policy", b"policy", "warnings", b"warnings"]) -> None: ...
 
 Global___AppliedPolicy: typing_extensions.TypeAlias = AppliedPolicy
 
@@ -1115,3 +1349,949 @@ class SubscribeEndpointPoliciesResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["changes", b"changes", "header", b"header", "removed_subjects", b"removed_subjects"]) -> None: ...
 
 Global___SubscribeEndpointPoliciesResponse: typing_extensions.TypeAlias = SubscribeEndpointPoliciesResponse
+
+@typing.final
+class PolicyName(google.protobuf.message.Message):
+    """Name of a policy."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """Kind."""
+    namespace: builtins.str
+    """Namespace; empty for cluster-wide kinds."""
+    name: builtins.str
+    """Name."""
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        namespace: builtins.str = ...,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "name", b"name", "namespace", b"namespace"]) -> None: ...
+
+Global___PolicyName: typing_extensions.TypeAlias = PolicyName
+
+@typing.final
+class GetPolicyStatusRequest(google.protobuf.message.Message):
+    """Request of GetPolicyStatus."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """At most 1000; 0 means 500."""
+    page_token: builtins.str
+    """Opaque token of the page before."""
+    kind: builtins.str
+    """Kind; empty means every kind."""
+    namespace: builtins.str
+    """Namespace; empty means all, and cluster-wide kinds."""
+    name: builtins.str
+    """Name; empty means every name."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+        kind: builtins.str = ...,
+        namespace: builtins.str = ...,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "name", b"name", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___GetPolicyStatusRequest: typing_extensions.TypeAlias = GetPolicyStatusRequest
+
+@typing.final
+class GetPolicyStatusResponse(google.protobuf.message.Message):
+    """Response of GetPolicyStatus."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    revision: builtins.int
+    """etcd revision at which the page holds."""
+    @property
+    def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PolicyStatus]:
+        """One page, sorted by kind, namespace and name."""
+
+    def __init__(
+        self,
+        *,
+        policies: collections.abc.Iterable[Global___PolicyStatus] | None = ...,
+        next_page_token: builtins.str = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "policies", b"policies", "revision", b"revision"]) -> None: ...
+
+Global___GetPolicyStatusResponse: typing_extensions.TypeAlias = GetPolicyStatusResponse
+
+@typing.final
+class PolicyStatus(google.protobuf.message.Message):
+    """Where a policy stands."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    ACCEPTED_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    SUBJECTS_FIELD_NUMBER: builtins.int
+    EXPECTED_NODES_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGED_NODES_FIELD_NUMBER: builtins.int
+    PENDING_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
+    accepted: builtins.bool
+    """Whether it is usable; otherwise `problem` says why not."""
+    problem: builtins.str
+    """What is wrong with the stored object, or with a subject that cannot be resolved because of it."""
+    revision: builtins.int
+    """etcd revision of its last change."""
+    subjects: builtins.int
+    """Identities that it selects."""
+    expected_nodes: builtins.int
+    """Nodes on which a subject of it lives, over all replicas of the service."""
+    acknowledged_nodes: builtins.int
+    """Those of them that acknowledged this revision without a failure."""
+    audit: builtins.bool
+    """Whether it is only tried out."""
+    @property
+    def policy(self) -> Global___PolicyName:
+        """The policy."""
+
+    @property
+    def pending(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NodeLag]:
+        """At most 20 of the nodes that did not, with the reason if they gave one."""
+
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Traps in the policy."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___PolicyName | None = ...,
+        accepted: builtins.bool = ...,
+        problem: builtins.str = ...,
+        revision: builtins.int = ...,
+        subjects: builtins.int = ...,
+        expected_nodes: builtins.int = ...,
+        acknowledged_nodes: builtins.int = ...,
+        pending: collections.abc.Iterable[Global___NodeLag] | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
+        audit: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["accepted", b"accepted", "acknowledged_nodes", b"acknowledged_nodes", "audit", b"audit", "expected_nodes", b"expected_nodes", "pending", b"pending", "policy", b"policy", "problem", b"problem", "revision", b"revision", "subjects", b"subjects", "warnings", b"warnings"]) -> None: ...
+
+Global___PolicyStatus: typing_extensions.TypeAlias = PolicyStatus
+
+@typing.final
+class NodeLag(google.protobuf.message.Message):
+    """A node that does not have a policy in force."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_NAME_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    node_name: builtins.str
+    """Node name."""
+    reason: builtins.str
+    """What it reported; empty when it has not answered yet."""
+    def __init__(
+        self,
+        *,
+        node_name: builtins.str = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["node_name", b"node_name", "reason", b"reason"]) -> None: ...
+
+Global___NodeLag: typing_extensions.TypeAlias = NodeLag
+
+@typing.final
+class ListSelectorsRequest(google.protobuf.message.Message):
+    """Request of ListSelectors."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """At most 1000; 0 means 500."""
+    page_token: builtins.str
+    """Opaque token of the page before."""
+    filter: builtins.str
+    """Substring of the selector's text; empty lists all."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+        filter: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListSelectorsRequest: typing_extensions.TypeAlias = ListSelectorsRequest
+
+@typing.final
+class ListSelectorsResponse(google.protobuf.message.Message):
+    """Response of ListSelectors."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SELECTORS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    revision: builtins.int
+    """etcd revision at which the page holds."""
+    @property
+    def selectors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SelectorUse]:
+        """One page, sorted by text."""
+
+    def __init__(
+        self,
+        *,
+        selectors: collections.abc.Iterable[Global___SelectorUse] | None = ...,
+        next_page_token: builtins.str = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "revision", b"revision", "selectors", b"selectors"]) -> None: ...
+
+Global___ListSelectorsResponse: typing_extensions.TypeAlias = ListSelectorsResponse
+
+@typing.final
+class SelectorUse(google.protobuf.message.Message):
+    """A selector, whom it selects and who uses it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: builtins.int
+    USES_FIELD_NUMBER: builtins.int
+    IDENTITY_COUNT_FIELD_NUMBER: builtins.int
+    IDENTITIES_FIELD_NUMBER: builtins.int
+    POLICIES_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """Canonical text."""
+    uses: builtins.int
+    """Number of rules that use it."""
+    identity_count: builtins.int
+    """Number of cluster-wide and reserved identities that it selects."""
+    @property
+    def identities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The lowest 100 of them."""
+
+    @property
+    def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PolicyName]:
+        """At most 20 of the policies that use it."""
+
+    def __init__(
+        self,
+        *,
+        text: builtins.str = ...,
+        uses: builtins.int = ...,
+        identity_count: builtins.int = ...,
+        identities: collections.abc.Iterable[builtins.int] | None = ...,
+        policies: collections.abc.Iterable[Global___PolicyName] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["identities", b"identities", "identity_count", b"identity_count", "policies", b"policies", "text", b"text", "uses", b"uses"]) -> None: ...
+
+Global___SelectorUse: typing_extensions.TypeAlias = SelectorUse
+
+@typing.final
+class FlowParty(google.protobuf.message.Message):
+    """One side of a flow in question."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IDENTITY_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    IP_FIELD_NUMBER: builtins.int
+    POD_FIELD_NUMBER: builtins.int
+    DNS_NAMES_FIELD_NUMBER: builtins.int
+    NAMED_PORTS_FIELD_NUMBER: builtins.int
+    identity: builtins.int
+    """A number."""
+    ip: builtins.str
+    """An address of either family: a known endpoint or node, else outside the cluster."""
+    @property
+    def labels(self) -> Global___LabelTexts:
+        """Labels, `source:key=value`; need not be those of a known identity."""
+
+    @property
+    def pod(self) -> Global___PodName:
+        """A pod that the identity service knows."""
+
+    @property
+    def dns_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names that the address was learned for, for toFQDNs; only for the destination."""
+
+    @property
+    def named_ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PartyPort]:
+        """Ports of the party's endpoint by name, for named ports; known endpoints bring their own."""
+
+    def __init__(
+        self,
+        *,
+        identity: builtins.int = ...,
+        labels: Global___LabelTexts | None = ...,
+        ip: builtins.str = ...,
+        pod: Global___PodName | None = ...,
+        dns_names: collections.abc.Iterable[builtins.str] | None = ...,
+        named_ports: collections.abc.Iterable[Global___PartyPort] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["identity", b"identity", "ip", b"ip", "kind", b"kind", "labels", b"labels", "pod", b"pod"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dns_names", b"dns_names", "identity", b"identity", "ip", b"ip", "kind", b"kind", "labels", b"labels", "named_ports", b"named_ports", "pod", b"pod"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["identity", "labels", "ip", "pod"] | None: ...
+
+Global___FlowParty: typing_extensions.TypeAlias = FlowParty
+
+@typing.final
+class LabelTexts(google.protobuf.message.Message):
+    """Labels of a party."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: builtins.int
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """`source:key=value`."""
+
+    def __init__(
+        self,
+        *,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["labels", b"labels"]) -> None: ...
+
+Global___LabelTexts: typing_extensions.TypeAlias = LabelTexts
+
+@typing.final
+class PodName(google.protobuf.message.Message):
+    """A pod."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    namespace: builtins.str
+    """Namespace."""
+    name: builtins.str
+    """Name."""
+    def __init__(
+        self,
+        *,
+        namespace: builtins.str = ...,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "namespace", b"namespace"]) -> None: ...
+
+Global___PodName: typing_extensions.TypeAlias = PodName
+
+@typing.final
+class PartyPort(google.protobuf.message.Message):
+    """A named port of a party."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PROTOCOL_FIELD_NUMBER: builtins.int
+    PORT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name."""
+    protocol: builtins.int
+    """IP protocol number."""
+    port: builtins.int
+    """Number in host order."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        protocol: builtins.int = ...,
+        port: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "port", b"port", "protocol", b"protocol"]) -> None: ...
+
+Global___PartyPort: typing_extensions.TypeAlias = PartyPort
+
+@typing.final
+class ExplainFlowRequest(google.protobuf.message.Message):
+    """Request of ExplainFlow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    DESTINATION_FIELD_NUMBER: builtins.int
+    PROTOCOL_FIELD_NUMBER: builtins.int
+    PORT_FIELD_NUMBER: builtins.int
+    protocol: builtins.int
+    """IP protocol number."""
+    port: builtins.int
+    """Destination port in host order, or the ICMP type."""
+    @property
+    def source(self) -> Global___FlowParty:
+        """Sender."""
+
+    @property
+    def destination(self) -> Global___FlowParty:
+        """Receiver."""
+
+    def __init__(
+        self,
+        *,
+        source: Global___FlowParty | None = ...,
+        destination: Global___FlowParty | None = ...,
+        protocol: builtins.int = ...,
+        port: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["destination", b"destination", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["destination", b"destination", "port", b"port", "protocol", b"protocol", "source", b"source"]) -> None: ...
+
+Global___ExplainFlowRequest: typing_extensions.TypeAlias = ExplainFlowRequest
+
+@typing.final
+class ExplainFlowResponse(google.protobuf.message.Message):
+    """Response of ExplainFlow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EGRESS_FIELD_NUMBER: builtins.int
+    INGRESS_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    DESTINATION_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    verdict: Global___Verdict.ValueType
+    """Both together."""
+    revision: builtins.int
+    """etcd revision at which the answer holds."""
+    @property
+    def egress(self) -> Global___DirectionVerdict:
+        """By the sender's policy; unset when the sender is no subject."""
+
+    @property
+    def ingress(self) -> Global___DirectionVerdict:
+        """By the receiver's policy; unset when the receiver is no subject."""
+
+    @property
+    def source(self) -> Global___ResolvedParty:
+        """Sender as it was understood."""
+
+    @property
+    def destination(self) -> Global___ResolvedParty:
+        """Receiver as it was understood."""
+
+    def __init__(
+        self,
+        *,
+        egress: Global___DirectionVerdict | None = ...,
+        ingress: Global___DirectionVerdict | None = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        source: Global___ResolvedParty | None = ...,
+        destination: Global___ResolvedParty | None = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["destination", b"destination", "egress", b"egress", "ingress", b"ingress", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["destination", b"destination", "egress", b"egress", "ingress", b"ingress", "revision", b"revision", "source", b"source", "verdict", b"verdict"]) -> None: ...
+
+Global___ExplainFlowResponse: typing_extensions.TypeAlias = ExplainFlowResponse
+
+@typing.final
+class ResolvedParty(google.protobuf.message.Message):
+    """A party as it was understood."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IDENTITY_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    PREFIX_FIELD_NUMBER: builtins.int
+    identity: builtins.int
+    """Number; 0 when the labels have none."""
+    prefix: builtins.str
+    """Longest prefix that a policy names, for addresses outside the cluster."""
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Labels."""
+
+    def __init__(
+        self,
+        *,
+        identity: builtins.int = ...,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
+        prefix: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["identity", b"identity", "labels", b"labels", "prefix", b"prefix"]) -> None: ...
+
+Global___ResolvedParty: typing_extensions.TypeAlias = ResolvedParty
+
+@typing.final
+class DirectionVerdict(google.protobuf.message.Message):
+    """The verdict of one side's policy."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: builtins.int
+    PARSER_FIELD_NUMBER: builtins.int
+    ENTRY_FIELD_NUMBER: builtins.int
+    WINNERS_FIELD_NUMBER: builtins.int
+    LOSERS_FIELD_NUMBER: builtins.int
+    DEFAULT_DENY_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    FIX_FIELD_NUMBER: builtins.int
+    AUTH_FIELD_NUMBER: builtins.int
+    verdict: Global___Verdict.ValueType
+    """The verdict."""
+    parser: builtins.str
+    """The parser that a redirect leads to."""
+    reason: builtins.str
+    """The decision in words."""
+    fix: builtins.str
+    """For a denial: what would allow the flow with the least change."""
+    auth: Global___AuthMode.ValueType
+    """What connections must prove."""
+    @property
+    def entry(self) -> Global___WinningEntry:
+        """Entry of the policy map that decides; unset for the default of the direction."""
+
+    @property
+    def winners(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RuleReference]:
+        """Rules behind the decision."""
+
+    @property
+    def losers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RuleReference]:
+        """Rules that matched too but lost, the strongest first."""
+
+    @property
+    def default_deny(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RuleReference]:
+        """Rules that switch default deny on in this direction."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict.ValueType = ...,
+        parser: builtins.str = ...,
+        entry: Global___WinningEntry | None = ...,
+        winners: collections.abc.Iterable[Global___RuleReference] | None = ...,
+        losers: collections.abc.Iterable[Global___RuleReference] | None = ...,
+        default_deny: collections.abc.Iterable[Global___RuleReference] | None = ...,
+        reason: builtins.str = ...,
+        fix: builtins.str = ...,
+        auth: Global___AuthMode.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["entry", b"entry"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["auth", b"auth", "default_deny", b"default_deny", "entry", b"entry", "fix", b"fix", "losers", b"losers", "parser", b"parser", "reason", b"reason", "verdict", b"verdict", "winners", b"winners"]) -> None: ...
+
+Global___DirectionVerdict: typing_extensions.TypeAlias = DirectionVerdict
+
+@typing.final
+class WinningEntry(google.protobuf.message.Message):
+    """An entry of a policy map."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IDENTITY_FIELD_NUMBER: builtins.int
+    PORTS_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    PRECEDENCE_FIELD_NUMBER: builtins.int
+    identity: builtins.int
+    """The peer's number; 0 is every peer."""
+    action: Global___Action.ValueType
+    """What it says."""
+    precedence: builtins.int
+    """Precedence word."""
+    @property
+    def ports(self) -> Global___PortMatch:
+        """Ports."""
+
+    def __init__(
+        self,
+        *,
+        identity: builtins.int = ...,
+        ports: Global___PortMatch | None = ...,
+        action: Global___Action.ValueType = ...,
+        precedence: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ports", b"ports"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "identity", b"identity", "ports", b"ports", "precedence", b"precedence"]) -> None: ...
+
+Global___WinningEntry: typing_extensions.TypeAlias = WinningEntry
+
+@typing.final
+class RuleReference(google.protobuf.message.Message):
+    """A rule, and what it says about a flow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    RULE_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    rule: builtins.str
+    """Rule within the object, such as `spec.ingress[0]`."""
+    action: Global___Action.ValueType
+    """What it says."""
+    note: builtins.str
+    """Why it lost; empty for winners."""
+    @property
+    def policy(self) -> Global___PolicyName:
+        """The policy."""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Labels of the policy."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___PolicyName | None = ...,
+        rule: builtins.str = ...,
+        action: Global___Action.ValueType = ...,
+        note: builtins.str = ...,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "labels", b"labels", "note", b"note", "policy", b"policy", "rule", b"rule"]) -> None: ...
+
+Global___RuleReference: typing_extensions.TypeAlias = RuleReference
+
+@typing.final
+class PolicyChangeSet(google.protobuf.message.Message):
+    """A change of the stored policies in question."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    REPLACE_ALL_FIELD_NUMBER: builtins.int
+    DELETED_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """YAML or JSON of policies that are added or replaced, at most 256 KiB."""
+    namespace: builtins.str
+    """Namespace for objects that name none; empty means `default`."""
+    replace_all: builtins.bool
+    """Policies of `text` are all there are: every other one goes away."""
+    @property
+    def deleted(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PolicyName]:
+        """Policies that go away."""
+
+    def __init__(
+        self,
+        *,
+        text: builtins.str = ...,
+        namespace: builtins.str = ...,
+        replace_all: builtins.bool = ...,
+        deleted: collections.abc.Iterable[Global___PolicyName] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deleted", b"deleted", "namespace", b"namespace", "replace_all", b"replace_all", "text", b"text"]) -> None: ...
+
+Global___PolicyChangeSet: typing_extensions.TypeAlias = PolicyChangeSet
+
+@typing.final
+class DiffPoliciesRequest(google.protobuf.message.Message):
+    """Request of DiffPolicies."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    limit: builtins.int
+    """At most this many changed verdicts are listed; 0 means 1000. Totals count all."""
+    @property
+    def change(self) -> Global___PolicyChangeSet:
+        """The change."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___PolicyChangeSet | None = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "limit", b"limit"]) -> None: ...
+
+Global___DiffPoliciesRequest: typing_extensions.TypeAlias = DiffPoliciesRequest
+
+@typing.final
+class DiffPoliciesResponse(google.protobuf.message.Message):
+    """One step of DiffPolicies: changed verdicts, then the totals."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: builtins.int
+    TOTALS_FIELD_NUMBER: builtins.int
+    @property
+    def change(self) -> Global___VerdictChange:
+        """A changed verdict."""
+
+    @property
+    def totals(self) -> Global___DiffTotals:
+        """The end."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___VerdictChange | None = ...,
+        totals: Global___DiffTotals | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change", "kind", b"kind", "totals", b"totals"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "kind", b"kind", "totals", b"totals"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["change", "totals"] | None: ...
+
+Global___DiffPoliciesResponse: typing_extensions.TypeAlias = DiffPoliciesResponse
+
+@typing.final
+class VerdictChange(google.protobuf.message.Message):
+    """A verdict that changes: for all packets of a subject identity, a peer, a direction and some ports."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    SUBJECT_LABELS_FIELD_NUMBER: builtins.int
+    DIRECTION_FIELD_NUMBER: builtins.int
+    PEER_FIELD_NUMBER: builtins.int
+    PEER_LABELS_FIELD_NUMBER: builtins.int
+    PREFIX_FIELD_NUMBER: builtins.int
+    PORTS_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    RULES_FIELD_NUMBER: builtins.int
+    WITHOUT_FIELD_NUMBER: builtins.int
+    BEFORE_PARSER_FIELD_NUMBER: builtins.int
+    AFTER_PARSER_FIELD_NUMBER: builtins.int
+    BEFORE_AUTH_FIELD_NUMBER: builtins.int
+    AFTER_AUTH_FIELD_NUMBER: builtins.int
+    subject: builtins.int
+    """Whose policy."""
+    direction: Global___Direction.ValueType
+    """Direction as seen from the subject."""
+    peer: builtins.int
+    """The peer's number; 0 with labels for what only nodes have numbers for, such as addresses outside, 0
+    without labels for every peer that has no entry of its own.
+    """
+    prefix: builtins.str
+    """Prefix of a peer outside the cluster."""
+    before: Global___Verdict.ValueType
+    """Now."""
+    after: Global___Verdict.ValueType
+    """After the change."""
+    before_parser: builtins.str
+    """The parser of a redirect now."""
+    after_parser: builtins.str
+    """The parser of a redirect after the change."""
+    before_auth: Global___AuthMode.ValueType
+    """What connections must prove now."""
+    after_auth: Global___AuthMode.ValueType
+    """What connections must prove after the change."""
+    @property
+    def subject_labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Labels of the subject."""
+
+    @property
+    def peer_labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Labels of the peer, or the selector that it stands for."""
+
+    @property
+    def ports(self) -> Global___PortMatch:
+        """Ports, without those of `without`."""
+
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RuleReference]:
+        """Rules behind the verdict after the change."""
+
+    @property
+    def without(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PortMatch]:
+        """Ports inside `ports` that are listed by themselves or whose verdict does not change."""
+
+    def __init__(
+        self,
+        *,
+        subject: builtins.int = ...,
+        subject_labels: collections.abc.Iterable[builtins.str] | None = ...,
+        direction: Global___Direction.ValueType = ...,
+        peer: builtins.int = ...,
+        peer_labels: collections.abc.Iterable[builtins.str] | None = ...,
+        prefix: builtins.str = ...,
+        ports: Global___PortMatch | None = ...,
+        before: Global___Verdict.ValueType = ...,
+        after: Global___Verdict.ValueType = ...,
+        rules: collections.abc.Iterable[Global___RuleReference] | None = ...,
+        without: collections.abc.Iterable[Global___PortMatch] | None = ...,
+        before_parser: builtins.str = ...,
+        after_parser: builtins.str = ...,
+        before_auth: Global___AuthMode.ValueType = ...,
+        after_auth: Global___AuthMode.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ports", b"ports"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "after_auth", b"after_auth", "after_parser", b"after_parser", "before", b"before", "before_auth", b"before_auth", "before_parser", b"before_parser", "direction", b"direction", "peer", b"peer", "peer_labels", b"peer_labels", "ports", b"ports", "prefix", b"prefix", "rules", b"rules", "subject", b"subject", "subject_labels", b"subject_labels", "without", b"without"]) -> None: ...
+
+Global___VerdictChange: typing_extensions.TypeAlias = VerdictChange
+
+@typing.final
+class DiffTotals(google.protobuf.message.Message):
+    """End of DiffPolicies."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    SUBJECTS_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
+    INCOMPLETE_FIELD_NUMBER: builtins.int
+    changes: builtins.int
+    """Changed verdicts, listed or not."""
+    subjects: builtins.int
+    """Subjects with a changed verdict."""
+    revision: builtins.int
+    """etcd revision at which the answer holds."""
+    incomplete: builtins.bool
+    """So many verdicts change that counting ended early: there are more, of more subjects."""
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Traps in the new policies."""
+
+    def __init__(
+        self,
+        *,
+        changes: builtins.int = ...,
+        subjects: builtins.int = ...,
+        revision: builtins.int = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
+        incomplete: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes", "incomplete", b"incomplete", "revision", b"revision", "subjects", b"subjects", "warnings", b"warnings"]) -> None: ...
+
+Global___DiffTotals: typing_extensions.TypeAlias = DiffTotals
+
+@typing.final
+class RecordedFlow(google.protobuf.message.Message):
+    """A recorded flow, reduced to what policy looks at."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    DESTINATION_FIELD_NUMBER: builtins.int
+    PROTOCOL_FIELD_NUMBER: builtins.int
+    PORT_FIELD_NUMBER: builtins.int
+    protocol: builtins.int
+    """IP protocol number."""
+    port: builtins.int
+    """Destination port in host order, or the ICMP type."""
+    @property
+    def source(self) -> Global___FlowParty:
+        """Sender."""
+
+    @property
+    def destination(self) -> Global___FlowParty:
+        """Receiver."""
+
+    def __init__(
+        self,
+        *,
+        source: Global___FlowParty | None = ...,
+        destination: Global___FlowParty | None = ...,
+        protocol: builtins.int = ...,
+        port: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["destination", b"destination", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["destination", b"destination", "port", b"port", "protocol", b"protocol", "source", b"source"]) -> None: ...
+
+Global___RecordedFlow: typing_extensions.TypeAlias = RecordedFlow
+
+@typing.final
+class ReplayFlowsRequest(google.protobuf.message.Message):
+    """Request of ReplayFlows."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: builtins.int
+    FLOWS_FIELD_NUMBER: builtins.int
+    @property
+    def change(self) -> Global___PolicyChangeSet:
+        """The change."""
+
+    @property
+    def flows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RecordedFlow]:
+        """At most 5000 flows."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___PolicyChangeSet | None = ...,
+        flows: collections.abc.Iterable[Global___RecordedFlow] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["change", b"change", "flows", b"flows"]) -> None: ...
+
+Global___ReplayFlowsRequest: typing_extensions.TypeAlias = ReplayFlowsRequest
+
+@typing.final
+class ReplayFlowsResponse(google.protobuf.message.Message):
+    """Response of ReplayFlows."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLOWS_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    revision: builtins.int
+    """etcd revision at which the answer holds."""
+    @property
+    def flows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ReplayedFlow]:
+        """One outcome per flow, in order."""
+
+    def __init__(
+        self,
+        *,
+        flows: collections.abc.Iterable[Global___ReplayedFlow] | None = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["flows", b"flows", "revision", b"revision"]) -> None: ...
+
+Global___ReplayFlowsResponse: typing_extensions.TypeAlias = ReplayFlowsResponse
+
+@typing.final
+class ReplayedFlow(google.protobuf.message.Message):
+    """Verdicts on a recorded flow."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    RULES_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    before: Global___Verdict.ValueType
+    """By the policies in force."""
+    after: Global___Verdict.ValueType
+    """After the change."""
+    problem: builtins.str
+    """Why the flow could not be judged; the verdicts are unset then."""
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RuleReference]:
+        """Rules behind a verdict that changed."""
+
+    def __init__(
+        self,
+        *,
+        before: Global___Verdict.ValueType = ...,
+        after: Global___Verdict.ValueType = ...,
+        rules: collections.abc.Iterable[Global___RuleReference] | None = ...,
+        problem: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "before", b"before", "problem", b"problem", "rules", b"rules"]) -> None: ...
+
+Global___ReplayedFlow: typing_extensions.TypeAlias = ReplayedFlow

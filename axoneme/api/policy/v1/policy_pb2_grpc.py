@@ -60,6 +60,31 @@ class PolicyServiceStub(object):
                 request_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.WatchPoliciesRequest.SerializeToString,
                 response_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.WatchPoliciesResponse.FromString,
                 _registered_method=True)
+        self.GetPolicyStatus = channel.unary_unary(
+                '/axoneme.api.policy.v1.PolicyService/GetPolicyStatus',
+                request_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.GetPolicyStatusRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.GetPolicyStatusResponse.FromString,
+                _registered_method=True)
+        self.ListSelectors = channel.unary_unary(
+                '/axoneme.api.policy.v1.PolicyService/ListSelectors',
+                request_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ListSelectorsRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ListSelectorsResponse.FromString,
+                _registered_method=True)
+        self.ExplainFlow = channel.unary_unary(
+                '/axoneme.api.policy.v1.PolicyService/ExplainFlow',
+                request_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ExplainFlowRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ExplainFlowResponse.FromString,
+                _registered_method=True)
+        self.DiffPolicies = channel.unary_stream(
+                '/axoneme.api.policy.v1.PolicyService/DiffPolicies',
+                request_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.DiffPoliciesRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.DiffPoliciesResponse.FromString,
+                _registered_method=True)
+        self.ReplayFlows = channel.unary_unary(
+                '/axoneme.api.policy.v1.PolicyService/ReplayFlows',
+                request_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ReplayFlowsRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ReplayFlowsResponse.FromString,
+                _registered_method=True)
         self.GetSubjectPolicy = channel.unary_unary(
                 '/axoneme.api.policy.v1.PolicyService/GetSubjectPolicy',
                 request_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.GetSubjectPolicyRequest.SerializeToString,
@@ -117,6 +142,41 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPolicyStatus(self, request, context):
+        """Says of each policy whether it is accepted, where it is in force, and what to know about it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSelectors(self, request, context):
+        """Lists the selectors of all policies with the identities that they select.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainFlow(self, request, context):
+        """Explains the verdict on one flow, in both directions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffPolicies(self, request, context):
+        """Computes which verdicts a change of the policies would change; stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayFlows(self, request, context):
+        """Judges recorded flows by the policies in force and by a changed set; stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSubjectPolicy(self, request, context):
         """Returns the mapstate of a subject as it is sent to nodes. Fails NOT_FOUND for a number without known labels.
         """
@@ -165,6 +225,31 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.WatchPolicies,
                     request_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.WatchPoliciesRequest.FromString,
                     response_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.WatchPoliciesResponse.SerializeToString,
+            ),
+            'GetPolicyStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicyStatus,
+                    request_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.GetPolicyStatusRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.GetPolicyStatusResponse.SerializeToString,
+            ),
+            'ListSelectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSelectors,
+                    request_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ListSelectorsRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ListSelectorsResponse.SerializeToString,
+            ),
+            'ExplainFlow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainFlow,
+                    request_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ExplainFlowRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ExplainFlowResponse.SerializeToString,
+            ),
+            'DiffPolicies': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiffPolicies,
+                    request_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.DiffPoliciesRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.DiffPoliciesResponse.SerializeToString,
+            ),
+            'ReplayFlows': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayFlows,
+                    request_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ReplayFlowsRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ReplayFlowsResponse.SerializeToString,
             ),
             'GetSubjectPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSubjectPolicy,
@@ -318,6 +403,141 @@ class PolicyService(object):
             '/axoneme.api.policy.v1.PolicyService/WatchPolicies',
             axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.WatchPoliciesRequest.SerializeToString,
             axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.WatchPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicyStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.policy.v1.PolicyService/GetPolicyStatus',
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.GetPolicyStatusRequest.SerializeToString,
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.GetPolicyStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSelectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.policy.v1.PolicyService/ListSelectors',
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ListSelectorsRequest.SerializeToString,
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ListSelectorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainFlow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.policy.v1.PolicyService/ExplainFlow',
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ExplainFlowRequest.SerializeToString,
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ExplainFlowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/axoneme.api.policy.v1.PolicyService/DiffPolicies',
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.DiffPoliciesRequest.SerializeToString,
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.DiffPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayFlows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.policy.v1.PolicyService/ReplayFlows',
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ReplayFlowsRequest.SerializeToString,
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.ReplayFlowsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,6 +105,86 @@ _PolicyServiceWatchPoliciesType = typing_extensions.TypeVar(
     ],
 )
 
+_PolicyServiceGetPolicyStatusType = typing_extensions.TypeVar(
+    '_PolicyServiceGetPolicyStatusType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.GetPolicyStatusRequest,
+        axoneme.api.policy.v1.policy_pb2.GetPolicyStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.GetPolicyStatusRequest,
+        axoneme.api.policy.v1.policy_pb2.GetPolicyStatusResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.GetPolicyStatusRequest,
+        axoneme.api.policy.v1.policy_pb2.GetPolicyStatusResponse,
+    ],
+)
+
+_PolicyServiceListSelectorsType = typing_extensions.TypeVar(
+    '_PolicyServiceListSelectorsType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ListSelectorsRequest,
+        axoneme.api.policy.v1.policy_pb2.ListSelectorsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ListSelectorsRequest,
+        axoneme.api.policy.v1.policy_pb2.ListSelectorsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ListSelectorsRequest,
+        axoneme.api.policy.v1.policy_pb2.ListSelectorsResponse,
+    ],
+)
+
+_PolicyServiceExplainFlowType = typing_extensions.TypeVar(
+    '_PolicyServiceExplainFlowType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ExplainFlowRequest,
+        axoneme.api.policy.v1.policy_pb2.ExplainFlowResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ExplainFlowRequest,
+        axoneme.api.policy.v1.policy_pb2.ExplainFlowResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ExplainFlowRequest,
+        axoneme.api.policy.v1.policy_pb2.ExplainFlowResponse,
+    ],
+)
+
+_PolicyServiceDiffPoliciesType = typing_extensions.TypeVar(
+    '_PolicyServiceDiffPoliciesType',
+    grpc.UnaryStreamMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.DiffPoliciesRequest,
+        axoneme.api.policy.v1.policy_pb2.DiffPoliciesResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.DiffPoliciesRequest,
+        axoneme.api.policy.v1.policy_pb2.DiffPoliciesResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.DiffPoliciesRequest,
+        axoneme.api.policy.v1.policy_pb2.DiffPoliciesResponse,
+    ],
+)
+
+_PolicyServiceReplayFlowsType = typing_extensions.TypeVar(
+    '_PolicyServiceReplayFlowsType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ReplayFlowsRequest,
+        axoneme.api.policy.v1.policy_pb2.ReplayFlowsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ReplayFlowsRequest,
+        axoneme.api.policy.v1.policy_pb2.ReplayFlowsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ReplayFlowsRequest,
+        axoneme.api.policy.v1.policy_pb2.ReplayFlowsResponse,
+    ],
+)
+
 _PolicyServiceGetSubjectPolicyType = typing_extensions.TypeVar(
     '_PolicyServiceGetSubjectPolicyType',
     grpc.UnaryUnaryMultiCallable[
@@ -153,7 +233,7 @@ _PolicyServiceSubscribeEndpointPoliciesType = typing_extensions.TypeVar(
     ],
 )
 
-class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicyServiceDeletePolicyType, _PolicyServiceGetPolicyType, _PolicyServiceListPoliciesType, _PolicyServiceWatchPoliciesType, _PolicyServiceGetSubjectPolicyType, _PolicyServiceAwaitIdentityType, _PolicyServiceSubscribeEndpointPoliciesType]):
+class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicyServiceDeletePolicyType, _PolicyServiceGetPolicyType, _PolicyServiceListPoliciesType, _PolicyServiceWatchPoliciesType, _PolicyServiceGetPolicyStatusType, _PolicyServiceListSelectorsType, _PolicyServiceExplainFlowType, _PolicyServiceDiffPoliciesType, _PolicyServiceReplayFlowsType, _PolicyServiceGetSubjectPolicyType, _PolicyServiceAwaitIdentityType, _PolicyServiceSubscribeEndpointPoliciesType]):
     """Storage and resolution of policies."""
 
     @typing.overload
@@ -177,6 +257,26 @@ class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicySer
         grpc.UnaryStreamMultiCallable[
             axoneme.api.policy.v1.policy_pb2.WatchPoliciesRequest,
             axoneme.api.policy.v1.policy_pb2.WatchPoliciesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.GetPolicyStatusRequest,
+            axoneme.api.policy.v1.policy_pb2.GetPolicyStatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.ListSelectorsRequest,
+            axoneme.api.policy.v1.policy_pb2.ListSelectorsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.ExplainFlowRequest,
+            axoneme.api.policy.v1.policy_pb2.ExplainFlowResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.DiffPoliciesRequest,
+            axoneme.api.policy.v1.policy_pb2.DiffPoliciesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.ReplayFlowsRequest,
+            axoneme.api.policy.v1.policy_pb2.ReplayFlowsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             axoneme.api.policy.v1.policy_pb2.GetSubjectPolicyRequest,
@@ -215,6 +315,26 @@ class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicySer
             axoneme.api.policy.v1.policy_pb2.WatchPoliciesResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.GetPolicyStatusRequest,
+            axoneme.api.policy.v1.policy_pb2.GetPolicyStatusResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.ListSelectorsRequest,
+            axoneme.api.policy.v1.policy_pb2.ListSelectorsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.ExplainFlowRequest,
+            axoneme.api.policy.v1.policy_pb2.ExplainFlowResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.DiffPoliciesRequest,
+            axoneme.api.policy.v1.policy_pb2.DiffPoliciesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.ReplayFlowsRequest,
+            axoneme.api.policy.v1.policy_pb2.ReplayFlowsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             axoneme.api.policy.v1.policy_pb2.GetSubjectPolicyRequest,
             axoneme.api.policy.v1.policy_pb2.GetSubjectPolicyResponse,
         ],
@@ -245,6 +365,21 @@ class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicySer
     WatchPolicies: _PolicyServiceWatchPoliciesType
     """Streams all policies, a bookmark, then changes."""
 
+    GetPolicyStatus: _PolicyServiceGetPolicyStatusType
+    """Says of each policy whether it is accepted, where it is in force, and what to know about it."""
+
+    ListSelectors: _PolicyServiceListSelectorsType
+    """Lists the selectors of all policies with the identities that they select."""
+
+    ExplainFlow: _PolicyServiceExplainFlowType
+    """Explains the verdict on one flow, in both directions."""
+
+    DiffPolicies: _PolicyServiceDiffPoliciesType
+    """Computes which verdicts a change of the policies would change; stores nothing."""
+
+    ReplayFlows: _PolicyServiceReplayFlowsType
+    """Judges recorded flows by the policies in force and by a changed set; stores nothing."""
+
     GetSubjectPolicy: _PolicyServiceGetSubjectPolicyType
     """Returns the mapstate of a subject as it is sent to nodes. Fails NOT_FOUND for a number without known labels."""
 
@@ -274,6 +409,26 @@ PolicyServiceAsyncStub: typing_extensions.TypeAlias = PolicyServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         axoneme.api.policy.v1.policy_pb2.WatchPoliciesRequest,
         axoneme.api.policy.v1.policy_pb2.WatchPoliciesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.GetPolicyStatusRequest,
+        axoneme.api.policy.v1.policy_pb2.GetPolicyStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ListSelectorsRequest,
+        axoneme.api.policy.v1.policy_pb2.ListSelectorsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ExplainFlowRequest,
+        axoneme.api.policy.v1.policy_pb2.ExplainFlowResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.DiffPoliciesRequest,
+        axoneme.api.policy.v1.policy_pb2.DiffPoliciesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.ReplayFlowsRequest,
+        axoneme.api.policy.v1.policy_pb2.ReplayFlowsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         axoneme.api.policy.v1.policy_pb2.GetSubjectPolicyRequest,
@@ -333,6 +488,46 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[axoneme.api.policy.v1.policy_pb2.WatchPoliciesResponse], collections.abc.AsyncIterator[axoneme.api.policy.v1.policy_pb2.WatchPoliciesResponse]]:
         """Streams all policies, a bookmark, then changes."""
+
+    @abc.abstractmethod
+    def GetPolicyStatus(
+        self,
+        request: axoneme.api.policy.v1.policy_pb2.GetPolicyStatusRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.policy.v1.policy_pb2.GetPolicyStatusResponse, collections.abc.Awaitable[axoneme.api.policy.v1.policy_pb2.GetPolicyStatusResponse]]:
+        """Says of each policy whether it is accepted, where it is in force, and what to know about it."""
+
+    @abc.abstractmethod
+    def ListSelectors(
+        self,
+        request: axoneme.api.policy.v1.policy_pb2.ListSelectorsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.policy.v1.policy_pb2.ListSelectorsResponse, collections.abc.Awaitable[axoneme.api.policy.v1.policy_pb2.ListSelectorsResponse]]:
+        """Lists the selectors of all policies with the identities that they select."""
+
+    @abc.abstractmethod
+    def ExplainFlow(
+        self,
+        request: axoneme.api.policy.v1.policy_pb2.ExplainFlowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.policy.v1.policy_pb2.ExplainFlowResponse, collections.abc.Awaitable[axoneme.api.policy.v1.policy_pb2.ExplainFlowResponse]]:
+        """Explains the verdict on one flow, in both directions."""
+
+    @abc.abstractmethod
+    def DiffPolicies(
+        self,
+        request: axoneme.api.policy.v1.policy_pb2.DiffPoliciesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[axoneme.api.policy.v1.policy_pb2.DiffPoliciesResponse], collections.abc.AsyncIterator[axoneme.api.policy.v1.policy_pb2.DiffPoliciesResponse]]:
+        """Computes which verdicts a change of the policies would change; stores nothing."""
+
+    @abc.abstractmethod
+    def ReplayFlows(
+        self,
+        request: axoneme.api.policy.v1.policy_pb2.ReplayFlowsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.policy.v1.policy_pb2.ReplayFlowsResponse, collections.abc.Awaitable[axoneme.api.policy.v1.policy_pb2.ReplayFlowsResponse]]:
+        """Judges recorded flows by the policies in force and by a changed set; stores nothing."""
 
     @abc.abstractmethod
     def GetSubjectPolicy(
