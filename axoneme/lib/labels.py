@@ -27,7 +27,7 @@ MAX_LABELS = 64
 MAX_KEY_BYTES = 8192
 
 # Sources that say something about the network, not about a workload.
-_FOREIGN_SOURCES = frozenset({RESERVED, CIDR, FQDN, "cidrgroup", "any"})
+_FOREIGN_SOURCES = frozenset({RESERVED, CIDR, FQDN, "cidrgroup", "node", "any"})
 _SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 

@@ -26,7 +26,7 @@ MAX_NODE_NAME = 253
 MAX_POD_CIDRS = 16
 MAX_NODE_LABELS = 128
 RANDOM_PICKS = 64
-NODE_LOCAL_SOURCES = frozenset({RESERVED, "cidr", "fqdn", "cidrgroup", "any"})
+NODE_LOCAL_SOURCES = frozenset({RESERVED, "cidr", "fqdn", "cidrgroup", "node", "any"})
 PROTOCOLS = frozenset({"TCP", "UDP", "SCTP"})
 # What a workload's address may stand for beside numbers of the cluster.
 RESERVED_FOR_ADDRESSES = frozenset({identities.HEALTH, identities.INIT, identities.INGRESS})

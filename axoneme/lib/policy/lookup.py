@@ -13,6 +13,7 @@ from axoneme.lib.policy.model import (
     ANY_IDENTITY,
     ANY_PORT,
     Action,
+    AuthMode,
     Direction,
     MapEntry,
     MapKey,
@@ -34,6 +35,11 @@ class Decision:
         if self.entry is None:
             return False
         return self.entry.action is not Action.DENY or self.entry.audit
+
+    @property
+    def auth(self) -> AuthMode | None:
+        """What the connection must prove; None when nothing is asked or the packet is denied."""
+        return None if self.entry is None else self.entry.auth
 
 
 def lookup(

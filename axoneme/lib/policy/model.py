@@ -2,18 +2,23 @@
 
 `SubjectPolicy` is what the policy service computes and streams: a set of contributions, each from one or
 more rules. `MapKey` and `MapEntry` are what `finish` makes of it for one node. All values are immutable;
-ports are in host order.
+ports are in host order and live in `axoneme.lib.policy.ports`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-PORT_BITS: Final = 16
+from axoneme.lib.policy.ports import ANY_PORT, NamedPort, PortBlock, blocks_of_range, one_port
+from axoneme.lib.selectors import LabelSelector
+
+__all__ = ["ANY_PORT", "NamedPort", "PortBlock", "blocks_of_range", "one_port"]
+
 ANY_IDENTITY: Final = 0
 
 
@@ -23,13 +28,16 @@ class Direction(IntEnum):
     INGRESS = 1
     EGRESS = 2
 
+    __hash__ = int.__hash__  # enums hash their names, which maps with many keys feel
+
 
 class Action(IntEnum):
-    """What a rule says; the byte of the policy map's entry."""
+    """What a rule says; the byte of the policy map's entry. PASS never reaches a map."""
 
     ALLOW = 1
     DENY = 2
     REDIRECT = 3
+    PASS = 4
 
 
 class Enforcement(IntEnum):
@@ -37,6 +45,14 @@ class Enforcement(IntEnum):
 
     DEFAULT_ALLOW = 1
     DEFAULT_DENY = 2
+
+
+class AuthMode(IntEnum):
+    """What a connection must prove before it is let through; the higher number is the stricter."""
+
+    DISABLED = 1
+    REQUIRED = 2
+    ALWAYS_FAIL = 3
 
 
 class Entity(IntEnum):
@@ -83,86 +99,37 @@ class EntitySelector:
     entity: Entity
 
 
-SelectorDefinition: TypeAlias = EntitySelector
+@dataclass(frozen=True, slots=True)
+class LabelsDefinition:
+    """Node-local identities that at least one of the selectors selects; without selectors nobody."""
+
+    alternatives: tuple[LabelSelector, ...]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PortBlock:
-    """An aligned block of ports of one protocol; (0, 0, 0) is every protocol and port.
+@dataclass(frozen=True, slots=True)
+class CidrDefinition:
+    """Addresses outside the cluster inside one of `include` and none of `exclude` (canonical prefixes).
 
-    `prefix_length` counts the significant bits of `port`: 16 is one port, 0 every port of the protocol.
-    For ICMP and ICMPv6 the port is the type.
+    Nobody without `include`. With `nodes` it also selects nodes whose address lies inside a prefix longer
+    than /0 (`policy-cidr-match-mode: nodes`).
     """
 
-    protocol: int
-    port: int
-    prefix_length: int
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.protocol <= 255 and 0 <= self.port <= 0xFFFF):
-            raise ValueError(f"protocol {self.protocol} or port {self.port} is out of range")
-        if not 0 <= self.prefix_length <= PORT_BITS:
-            raise ValueError(f"prefix length {self.prefix_length} of a port block is not within 0..16")
-        if self.port & ((1 << (PORT_BITS - self.prefix_length)) - 1):
-            raise ValueError(f"port {self.port} is not aligned to {self.prefix_length} bits")
-        if self.protocol == 0 and self.prefix_length != 0:
-            raise ValueError("every protocol implies every port")
-
-    @property
-    def specificity(self) -> int:
-        """Significant bits of protocol and port: 0 for any, 8 for a protocol, up to 24 for one port."""
-        return 0 if self.protocol == 0 else 8 + self.prefix_length
-
-    def covers(self, other: PortBlock) -> bool:
-        """Whether each port of `other` is one of this block."""
-        if self.protocol == 0:
-            return True
-        shift = PORT_BITS - self.prefix_length
-        return (
-            self.protocol == other.protocol
-            and self.prefix_length <= other.prefix_length
-            and self.port >> shift == other.port >> shift
-        )
-
-    def ancestors(self) -> Iterator[PortBlock]:
-        """All wider blocks that cover this one, the narrowest first."""
-        if self.protocol == 0:
-            return
-        for length in range(self.prefix_length - 1, -1, -1):
-            yield PortBlock(self.protocol, self.port & _mask(length), length)
-        yield ANY_PORT
+    include: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    nodes: bool = False
 
 
-ANY_PORT: Final = PortBlock(0, 0, 0)
+@dataclass(frozen=True, slots=True)
+class FqdnDefinition:
+    """Addresses learned for a DNS name; `text` is the canonical name or pattern, exactly as in the label
+    `fqdn:<text>` of the identities that it selects.
+    """
+
+    text: str
+    pattern: bool = False
 
 
-def _mask(prefix_length: int) -> int:
-    return 0xFFFF << (PORT_BITS - prefix_length) & 0xFFFF
-
-
-def one_port(protocol: int, port: int) -> PortBlock:
-    """The block that holds exactly this port (0 too, which is an ordinary number here)."""
-    return PortBlock(protocol, port, PORT_BITS)
-
-
-def blocks_of_range(protocol: int, first: int, last: int) -> tuple[PortBlock, ...]:
-    """Split an inclusive range into maximal aligned blocks, at most 30 of them."""
-    blocks = []
-    while first <= last:
-        bits = PORT_BITS if first == 0 else (first & -first).bit_length() - 1
-        while first + (1 << bits) - 1 > last:
-            bits -= 1
-        blocks.append(PortBlock(protocol, first, PORT_BITS - bits))
-        first += 1 << bits
-    return tuple(blocks)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class NamedPort:
-    """A port of the subject by name, resolved for each endpoint (ingress only)."""
-
-    protocol: int
-    name: str
+SelectorDefinition: TypeAlias = EntitySelector | LabelsDefinition | CidrDefinition | FqdnDefinition
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -195,34 +162,64 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contribution:
-    """What one or more rules add to a mapstate; equal rules of several policies share one."""
+class Part:
+    """A contribution without its peer: what holds for each peer of a rule entry.
+
+    `audit` marks a part of a policy that is only tried out. `auth` is the mode that the rule states itself;
+    None inherits.
+    """
 
     direction: Direction
-    peer: Peer
     ports: PortBlock | NamedPort
     action: Action
     redirect: Redirect | None = None
     precedence: int
     origins: frozenset[int]
     audit: bool = False
+    auth: AuthMode | None = None
 
     def __post_init__(self) -> None:
         if (self.redirect is not None) != (self.action is Action.REDIRECT):
             raise ValueError("a redirect target belongs to the action REDIRECT and to no other")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution(Part):
+    """What one or more rules add to a mapstate for one peer."""
+
+    peer: Peer
+
+    @classmethod
+    def of(cls, part: Part, peer: Peer) -> Contribution:
+        """The contribution of a part for a peer."""
+        return cls(
+            direction=part.direction,
+            peer=peer,
+            ports=part.ports,
+            action=part.action,
+            redirect=part.redirect,
+            precedence=part.precedence,
+            origins=part.origins,
+            audit=part.audit,
+            auth=part.auth,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SubjectPolicy:
     """Everything that applies to one subject, the same for all nodes.
 
-    `policy_revision` is a remark (etcd revision of the last change); two policies that differ in it alone
-    are equal.
+    `ingress` and `egress` hold without the audited policies, `audit_ingress` and `audit_egress` with them
+    (None: no audited policy changes the direction's default). `contributions` is a frozenset, or a
+    `GroupedContributions` where rule entries are shared by many subjects. `policy_revision` is a remark
+    (etcd revision of the last change); two policies that differ in it alone are equal.
     """
 
     ingress: Enforcement
     egress: Enforcement
-    contributions: frozenset[Contribution] = frozenset()
+    audit_ingress: Enforcement | None = None
+    audit_egress: Enforcement | None = None
+    contributions: AbstractSet[Contribution] = frozenset()
     selectors: Mapping[str, SelectorDefinition] = field(default_factory=dict)
     origins: Mapping[int, Origin] = field(default_factory=dict)
     ingress_default_deny: frozenset[int] = frozenset()
@@ -230,40 +227,21 @@ class SubjectPolicy:
     policy_revision: int = field(default=0, compare=False)
 
     def enforcement(self, direction: Direction) -> Enforcement:
-        """The enforcement of one direction."""
+        """The enforcement of one direction without audited policies."""
         return self.ingress if direction is Direction.INGRESS else self.egress
 
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 over contributions, selectors and enforcements: equal digests finish to equal maps.
+    def audited_enforcement(self, direction: Direction) -> Enforcement:
+        """The enforcement of one direction if the audited policies were in force too."""
+        audited = self.audit_ingress if direction is Direction.INGRESS else self.audit_egress
+        return audited or self.enforcement(direction)
 
-        Not the digest of the wire, which `axoneme.lib.policycodec` computes over serialised entries.
-        """
-        lines = sorted(_canonical(contribution) for contribution in self.contributions)
-        lines += [f"{key}={definition!r}" for key, definition in sorted(self.selectors.items())]
-        lines.append(f"{self.ingress:d} {self.egress:d}")
-        return hashlib.sha256("\n".join(lines).encode()).digest()
+    def default_deny(self, direction: Direction) -> frozenset[int]:
+        """The origins that switch default deny on in a direction, audited ones included."""
+        return self.ingress_default_deny if direction is Direction.INGRESS else self.egress_default_deny
 
 
-def _canonical(contribution: Contribution) -> str:
-    one = contribution
-    return repr(
-        (
-            one.direction,
-            one.peer,
-            one.ports,
-            one.action,
-            one.redirect,
-            one.precedence,
-            sorted(one.origins),
-            one.audit,
-        )
-    )
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class MapKey:
-    """Key of a policy map; identity 0 stands for every peer."""
+class MapKey(NamedTuple):
+    """Key of a policy map; identity 0 stands for every peer. A tuple, because maps have many of them."""
 
     direction: Direction
     identity: int
@@ -272,10 +250,15 @@ class MapKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapEntry:
-    """Entry of a policy map. An entry without origins is the default allow of its direction."""
+    """Entry of a policy map.
+
+    An entry without origins is the default of its direction (allow, or deny where a wider entry has to be
+    undone). `audit`: the packet passes and is reported as one that an audited policy would drop.
+    """
 
     action: Action
     precedence: int
     redirect: Redirect | None = None
     origins: frozenset[int] = frozenset()
     audit: bool = False
+    auth: AuthMode | None = None

@@ -1,7 +1,7 @@
 """The precedence word: which of several entries that match a packet decides.
 
-32 bits, higher wins: 24 bits of inverted level (8 bits tier, 16 bits priority within the tier; 0 is the
-strongest of each), then one byte for the action: deny 255, redirect 254 to 2, allow 1, pass 0. Equal words
+32 bits, higher wins: 24 bits of inverted level (4 bits tier, 20 bits priority within the tier; 0 is the
+strongest of each), then one byte for the action: deny 255, redirect 254 to 129, allow 1, pass 0. Equal words
 therefore mean equal actions.
 """
 
@@ -12,13 +12,15 @@ from typing import Final
 
 from axoneme.lib.policy.model import Action
 
-MAX_PRIORITY: Final = 0xFFFF
+MAX_PRIORITY: Final = 0xFFFFF
+_MAX_TIER: Final = 15
 _MAX_LEVEL: Final = 0xFFFFFF
 _DENY: Final = 255
 _ALLOW: Final = 1
+_PASS: Final = 0
 
 # Priority numbers of redirects by parser (lower is stronger); explicit listeners use 1 to 100.
-REDIRECT_PRIORITY: Final = {"http": 101, "tls": 116, "dns": 121, "crd": 126}
+REDIRECT_PRIORITY: Final = {"http": 101, "tls": 116, "dns": 121, "crd": 126, "kafka": 126, "generic": 126}
 
 DEFAULT_ALLOW: Final = 0
 """Below every rule: the entry that stands for a direction that no rule enforces."""
@@ -30,26 +32,34 @@ class Tier(IntEnum):
     ADMIN = 0
     NORMAL = 1
     BASELINE = 2
-    LAST = 255
+    LAST = _MAX_TIER
 
 
 def precedence(
     *, tier: int = Tier.NORMAL, priority: int = 0, action: Action, redirect_priority: int = 126
 ) -> int:
     """Compute the word of an entry. Raises ValueError for a number that is out of range."""
-    if not (0 <= tier <= 255 and 0 <= priority <= MAX_PRIORITY):
+    if not (0 <= tier <= _MAX_TIER and 0 <= priority <= MAX_PRIORITY):
         raise ValueError(f"tier {tier} or priority {priority} is out of range")
-    return (_MAX_LEVEL - (tier << 16 | priority)) << 8 | _action_byte(action, redirect_priority)
+    return (_MAX_LEVEL - (tier << 20 | priority)) << 8 | _action_byte(action, redirect_priority)
+
+
+def tier_of(word: int) -> int:
+    """The tier of the rule behind a word."""
+    return _MAX_TIER - (word >> 28)
+
+
+def priority_of(word: int) -> int:
+    """The priority within its tier of the rule behind a word."""
+    return MAX_PRIORITY - (word >> 8 & MAX_PRIORITY)
 
 
 def _action_byte(action: Action, redirect_priority: int) -> int:
-    if action is Action.DENY:
-        return _DENY
-    if action is Action.ALLOW:
-        return _ALLOW
-    if not 1 <= redirect_priority <= 126:
-        raise ValueError(f"redirect priority {redirect_priority} is not within 1..126")
-    return _DENY - redirect_priority
+    if action is Action.REDIRECT:
+        if not 1 <= redirect_priority <= 126:
+            raise ValueError(f"redirect priority {redirect_priority} is not within 1..126")
+        return _DENY - redirect_priority
+    return {Action.DENY: _DENY, Action.ALLOW: _ALLOW, Action.PASS: _PASS}[action]
 
 
 LOCALHOST_ALLOW: Final = precedence(tier=Tier.LAST, priority=MAX_PRIORITY, action=Action.ALLOW)
