@@ -2,7 +2,7 @@
 
 Stands between a stream and its host: messages pass, but subjects that the node does not claim (yet) are held
 back. They are passed on once the claim shows up in the watch, so a new pod's interest that overtakes its own
-claim is late, never lost.
+claim is late, never lost. The host of another node is never any of a node's business: that is left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import grpc
 
 from axoneme.api.policy.v1 import policy_pb2 as pb
 from axoneme.lib import log
-from axoneme.lib.policycodec import encode_subject, subject_number
+from axoneme.lib.policycodec import encode_subject, host_node, subject_number
 from services.policy.wire import subject_keys
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ class AuthorisedStream:
 
     async def _next(self) -> Any:
         """The next message of the node, or None when the state moved while interest is held back."""
+        if not self._held and self._reading is None:
+            return await self._context.read()  # nothing to release: the state may move as it likes
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._context.read())
         waits: set[asyncio.Future[Any]] = {self._reading}
@@ -83,7 +85,8 @@ class AuthorisedStream:
         if kind != "interest":
             return message
         self._started = True
-        wanted, dropped = subject_keys(message.interest.added), subject_keys(message.interest.removed)
+        wanted = self._own(subject_keys(message.interest.added))
+        dropped = subject_keys(message.interest.removed)
         for key in dropped:
             self._held.pop(key, None)
         self._held.update(dict.fromkeys(key for key in wanted if not self._allowed(key)))
@@ -98,8 +101,17 @@ class AuthorisedStream:
             del self._held[key]
         return released
 
+    def _own(self, keys: Iterable[str]) -> list[str]:
+        """Leaves out the hosts of other nodes."""
+        asked = list(keys)
+        own = [key for key in asked if host_node(key) in (None, self._node_name)]
+        if len(own) < len(asked):
+            extra = {log.NODE: self._node_name, log.COUNT: len(asked) - len(own)}
+            logger.warning("interest in the host of another node is left out", extra=extra)
+        return own
+
     def _allowed(self, key: str) -> bool:
-        return self._may_see(self._node_name, subject_number(key))
+        return host_node(key) is not None or self._may_see(self._node_name, subject_number(key))
 
 
 def _interest(added: Iterable[str], removed: Iterable[str]) -> pb.SubscribeEndpointPoliciesRequest:

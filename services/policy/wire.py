@@ -1,41 +1,46 @@
-"""The messages of PolicyService to and from the service's own types."""
+"""The messages of PolicyService to and from the service's own types.
+
+What goes to the nodes is made as bytes: a change is serialised once, and every update that carries it is put
+together from the same bytes, whatever the subject's number and whichever node gets it.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from axoneme.api.policy.v1 import policy_pb2 as pb
 from axoneme.lib.errors import AxonemeError
 from axoneme.lib.intent import Change, Interest, Request, Update
 from axoneme.lib.intentstream import envelope
 from axoneme.lib.policy.model import SubjectPolicy
-from axoneme.lib.policycodec import decode_subject, encode_change, encode_subject
-from services.policy.rules import PolicyKey
-from services.policy.store import StoredPolicy
+from axoneme.lib.policycodec import decode_subject, subject_bytes, subject_field
+from axoneme.lib.policycodec.wirefields import field_of, tag_of, varint
+from services.policy.bodies import Bodies
 
-_ENTRY_BYTES: Final = 48
-_HEADER_BYTES: Final = 512
-_KEPT_CHANGES: Final = 1024
+if TYPE_CHECKING:
+    from services.policy.rules import PolicyKey
+    from services.policy.store import StoredObject
+
+_header: Final = field_of(pb.SubscribeEndpointPoliciesResponse, "header")
+_removed: Final = field_of(pb.SubscribeEndpointPoliciesResponse, "removed_subjects")
+_CHANGE_TAG: Final = tag_of(pb.SubscribeEndpointPoliciesResponse, "changes")
+_SUBJECT_BYTES: Final = 24
 
 
 class PolicyPublisherCodec:
-    """Publisher codec of SubscribeEndpointPolicies. A change is serialised once for all nodes that get it."""
+    """Publisher codec of SubscribeEndpointPolicies; its responses are serialised already."""
 
-    def __init__(self) -> None:
-        # Both policies are kept beside the message, so that their ids stay theirs.
-        self._encoded: OrderedDict[
-            tuple[str, int, int], tuple[SubjectPolicy, SubjectPolicy | None, pb.SubjectChange]
-        ] = OrderedDict()
+    def __init__(self, bodies: Bodies | None = None) -> None:
+        self.bodies = bodies or Bodies()
 
     def decode(self, request: pb.SubscribeEndpointPoliciesRequest) -> Request:
         """Read a request. Raises ValueError when no kind is set."""
         kind = request.WhichOneof("kind")
-        if kind == "hello":
-            return envelope.hello_from_message(request.hello)
         if kind == "ack":
             return envelope.ack_from_message(request.ack)
+        if kind == "hello":
+            return envelope.hello_from_message(request.hello)
         if kind == "resync":
             return envelope.resync_from_message(request.resync)
         if kind == "interest":
@@ -44,34 +49,23 @@ class PolicyPublisherCodec:
             )
         raise ValueError("the request has no kind that this version knows")
 
-    def encode(self, update: Update[SubjectPolicy]) -> pb.SubscribeEndpointPoliciesResponse:
-        """Write an update."""
-        return pb.SubscribeEndpointPoliciesResponse(
-            header=envelope.header_to_message(update.header),
-            changes=[self._change(c.key, c.value, c.previous) for c in update.changes if c.value is not None],
-            removed_subjects=[
-                encode_subject(change.key) for change in update.changes if change.value is None
-            ],
-        )
+    def encode(self, update: Update[SubjectPolicy]) -> bytes:
+        """A serialised SubscribeEndpointPoliciesResponse; bodies are copied once, into the message."""
+        parts = [_header(envelope.header_to_message(update.header).SerializeToString())]
+        for key, value, previous in update.changes:
+            if value is None:
+                parts.append(_removed(subject_bytes(key)))
+                continue
+            subject, body = subject_field(key), self.bodies.get(value, previous)
+            parts += (_CHANGE_TAG, varint(len(subject) + len(body)), subject, body)
+        return b"".join(parts)
 
     def weight(self, change: Change[SubjectPolicy]) -> int:
         """About how many bytes a change takes."""
-        if change.value is None:
-            return 16
-        entries = change.value.contributions
-        if change.previous is not None:
-            entries = entries ^ change.previous.contributions
-        return _HEADER_BYTES + _ENTRY_BYTES * len(entries) + 128 * len(change.value.origins)
-
-    def _change(self, key: str, value: SubjectPolicy, previous: SubjectPolicy | None) -> pb.SubjectChange:
-        slot = (key, id(value), id(previous))
-        kept = self._encoded.get(slot)
-        if kept is None:
-            kept = (value, previous, encode_change(key, value, previous))
-            self._encoded[slot] = kept
-            if len(self._encoded) > _KEPT_CHANGES:
-                self._encoded.popitem(last=False)
-        return kept[2]
+        _, value, previous = change
+        if value is None:
+            return _SUBJECT_BYTES
+        return _SUBJECT_BYTES + len(self.bodies.get(value, previous))
 
 
 def subject_keys(subjects: Iterable[pb.Subject]) -> tuple[str, ...]:
@@ -85,7 +79,7 @@ def subject_keys(subjects: Iterable[pb.Subject]) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def policy_message(stored: StoredPolicy) -> pb.Policy:
+def policy_message(stored: StoredObject) -> pb.Policy:
     """A stored policy as it is shown."""
     return pb.Policy(
         kind=stored.key.kind,

@@ -332,7 +332,9 @@ class Life:
     def send_update(self, heartbeats: float = 0.05) -> None:
         if self.subscription is None:
             return
+        due = self.subscription.due
         update = self.subscription.next_update()
+        assert due or update is None, "a publisher that wakes only streams with something due misses this one"
         if update is None and self.rng.random() < heartbeats:
             update = self.subscription.heartbeat()
         if update is not None:

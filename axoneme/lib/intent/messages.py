@@ -78,8 +78,7 @@ class Header:
     store_revision: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Change(Generic[V]):
+class Change(NamedTuple, Generic[V]):
     """One resource: its new value, or None when it went away.
 
     `previous` is what this subscriber was sent last, kept only by tables made with `keep_sent`; None means

@@ -12,7 +12,7 @@ Rules R1–R8 are those of docs/intent-streams.md.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, KeysView, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -147,11 +147,11 @@ class Subscription(Generic[V]):
 
     # --- what the table says
 
-    def on_changes(self, revision: int, keys: Collection[str]) -> None:
+    def on_changes(self, revision: int, keys: KeysView[str]) -> None:
         """Takes note of changed keys; a key keeps its place by its oldest unsent change."""
         if not self._running:
             return
-        shown = keys if self._interest is None else self._interest.intersection(keys)
+        shown = keys if self._interest is None else keys & self._interest
         for key in shown:
             self._pending.setdefault(key, revision)
 
@@ -203,6 +203,14 @@ class Subscription(Generic[V]):
         return seen if seen > self._table.store_revision else 0
 
     @property
+    def due(self) -> bool:
+        """True while `next_update` may have something to say; False holds until a request or a change."""
+        if not self._running:
+            return True
+        waits = self._pending or self._confirm or self._snapshot is not None
+        return bool(waits) and len(self._in_flight) < self._limits.window
+
+    @property
     def running(self) -> bool:
         """True once updates may flow."""
         return self._running
@@ -211,6 +219,11 @@ class Subscription(Generic[V]):
     def snapshotting(self) -> bool:
         """True while parts of a snapshot are still to be sent."""
         return self._snapshot is not None
+
+    @property
+    def snapshot_open(self) -> bool:
+        """True until the last part of a snapshot is acknowledged."""
+        return self._snapshot is not None or any(sent.snapshot for sent in self._in_flight)
 
     @property
     def pending(self) -> int:
@@ -232,7 +245,7 @@ class Subscription(Generic[V]):
         With `keys`, a reported failure of one of them counts as not applied; without, failures are left
         aside.
         """
-        if not self._running or self._snapshot is not None or any(sent.snapshot for sent in self._in_flight):
+        if not self._running or self.snapshot_open:
             return False
         open_changes = [self._pending, *(sent.since for sent in self._in_flight)]
         if keys is None:
@@ -240,6 +253,15 @@ class Subscription(Generic[V]):
         if any(key in self.failures for key in keys):
             return False
         return all(changes.get(key, revision + 1) > revision for changes in open_changes for key in keys)
+
+    @property
+    def settled(self) -> int:
+        """The last revision up to which the subscriber has applied everything that it sees; 0 before that."""
+        if not self._running or self.snapshot_open:
+            return 0
+        open_changes = [self._pending, *(sent.since for sent in self._in_flight)]
+        oldest = min((since for changes in open_changes for since in changes.values()), default=None)
+        return self._table.revision if oldest is None else oldest - 1
 
     def _ready(self) -> bool:
         if self._running:
@@ -306,15 +328,19 @@ class Subscription(Generic[V]):
         changes: list[Change[V]] = []
         since: dict[str, int] = {}
         weight = 0
-        while self._pending and self._has_room(len(changes), weight):
-            key = next(iter(self._pending))
-            since[key] = self._pending.pop(key)
-            change = Change(key, self._table.get(key), self._sent.get(key))
-            if change.value is not None and change.value == change.previous:
-                continue
+        # A change of a cluster-wide rule comes here for each subject of each of a thousand subscribers.
+        pending, sent, get, weigh = self._pending, self._sent, self._table.get, self._weigh
+        resources, limit = self._limits.batch_resources, self._limits.batch_bytes
+        while pending and weight < limit and len(changes) < resources:
+            key = next(iter(pending))
+            since[key] = pending.pop(key)
+            value, previous = get(key), sent.get(key)
+            if value is not None and value is previous:
+                continue  # it changed and changed back; equal but different objects cost an empty difference
+            change = Change(key, value, previous)
             self._remember(change)
             changes.append(change)
-            weight += self._weigh(change)
+            weight += weigh(change)
         base, self._revision = self._revision, max(self._revision, self._settled_revision())
         self._confirm = False
         header = self._header(base_revision=base, revision=self._revision)
@@ -344,12 +370,11 @@ class Subscription(Generic[V]):
     def _remember(self, change: Change[V]) -> None:
         if not self._table.keep_sent:
             return
-        if change.value is None or change.key in self._repeated:
-            self._sent.pop(
-                change.key, None
-            )  # nothing to build on, until the subscriber says that it holds it
+        key, value, _ = change
+        if value is None or key in self._repeated:
+            self._sent.pop(key, None)  # nothing to build on, until the subscriber says that it holds it
         else:
-            self._sent[change.key] = change.value
+            self._sent[key] = value
 
     def _has_room(self, resources: int, weight: int) -> bool:
         return resources < self._limits.batch_resources and weight < self._limits.batch_bytes

@@ -8,7 +8,7 @@ value of each key once.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from axoneme.lib.intent.limits import Limits
@@ -28,7 +28,7 @@ def fresh_epoch(draw_bits: Callable[[int], int]) -> int:
 class TableObserver(Protocol):
     """A subscription as the table sees it."""
 
-    def on_changes(self, revision: int, keys: Collection[str]) -> None:
+    def on_changes(self, revision: int, keys: KeysView[str]) -> None:
         """Takes note of keys that changed at `revision`."""
 
     def on_reset(self) -> None:
@@ -88,8 +88,10 @@ class IntentTable(Generic[V]):
         self._log.extend((self.revision, key) for key in keys)
         while len(self._log) > self.limits.change_log:
             self._log_floor = self._log.popleft()[0]
+        # A view of keys meets an interest by the smaller of the two, however many keys changed.
+        changed = dict.fromkeys(keys).keys()
         for observer in self._observers:
-            observer.on_changes(self.revision, keys)
+            observer.on_changes(self.revision, changed)
 
     def reset(self, *, epoch: int, store_revision: int) -> None:
         """Starts a new lineage after a restore of the store: every subscriber gets a snapshot."""

@@ -20,7 +20,7 @@ from axoneme.lib.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from axoneme.lib.grpcserver import require_node
 from axoneme.lib.intent import Failure, Hello, IntentTable, Limits, Subscription
 from axoneme.lib.intentstream.codec import PublisherCodec
-from axoneme.lib.intentstream.metrics import stream_metrics
+from axoneme.lib.intentstream.metrics import HostMetrics, stream_metrics
 from axoneme.lib.intentstream.session import Session
 from axoneme.lib.intentstream.slots import SnapshotSlots
 from axoneme.lib.intentstream.timing import Timing
@@ -28,7 +28,8 @@ from axoneme.lib.intentstream.timing import Timing
 V = TypeVar("V")
 
 SUPERSEDED = Failure("ABORTED", "SUPERSEDED", "a newer stream of the same node took over")
-CONCURRENT_SNAPSHOTS = 2
+CONCURRENT_SNAPSHOTS = 32
+"""Each takes at most a window of updates, about 4 MiB, until it is acknowledged."""
 assert grpcsettings.ENVIRONMENT
 
 
@@ -66,7 +67,7 @@ class StreamHost(Generic[V]):
         self._keyed = interest
         self._clock = clock
         self._timing = timing or Timing()
-        self._metrics = stream_metrics(registry)
+        self._metrics = HostMetrics(stream_metrics(registry), name)
         self._authorise = authorise
         self._store_revision_now = store_revision_now
         self._slots = SnapshotSlots(
@@ -90,13 +91,13 @@ class StreamHost(Generic[V]):
         up.
         """
         revision = self.table.apply(upserts, removals, store_revision=store_revision)
-        self._wake_all()
+        self._wake_due()
         return revision
 
     def reset(self, *, epoch: int, store_revision: int) -> None:
         """Starts a new epoch after a restore of the store; every stream gets a snapshot."""
         self.table.reset(epoch=epoch, store_revision=store_revision)
-        self._wake_all()
+        self._wake_due()
 
     def set_ready(self, ready: bool) -> None:
         """Lets streams start (True) once the table is complete; streams that already run go on either way."""
@@ -156,7 +157,7 @@ class StreamHost(Generic[V]):
         self._session_by_node[hello.node_name] = session
         self._serving.add(session)
         self._idle.clear()
-        self._metrics.streams.labels(self.name).set(len(self._serving))
+        self._metrics.streams.set(len(self._serving))
         if self._ready:
             session.enable()
         return session
@@ -168,7 +169,7 @@ class StreamHost(Generic[V]):
             self._count_failures(session)
         if not self._serving:
             self._idle.set()
-        self._metrics.streams.labels(self.name).set(len(self._serving))
+        self._metrics.streams.set(len(self._serving))
 
     async def goodbye_all(self, failure: Failure) -> None:
         """Ends every stream in order and refuses new ones; call it before the server stops."""
@@ -205,7 +206,7 @@ class StreamHost(Generic[V]):
         try:
             await asyncio.wait_for(waiter.done, timeout)
         except TimeoutError:
-            self._metrics.unacknowledged.labels(self.name).inc()
+            self._metrics.unacknowledged.inc()
         finally:
             self._waiters.discard(waiter)
         return sorted(waiter.open_nodes)
@@ -228,18 +229,28 @@ class StreamHost(Generic[V]):
             if session.subscription.failures
         }
 
+    def standing(self) -> dict[str, tuple[int, Mapping[str, Failure]]]:
+        """Returns, by connected node, the revision that it has applied, and what failed of it."""
+        return {
+            name: (session.subscription.settled, session.subscription.failures)
+            for name, session in self._session_by_node.items()
+        }
+
     def subscribers(self) -> list[str]:
         """Returns the names of the connected nodes."""
         return sorted(self._session_by_node)
 
     def _count_failures(self, session: Session[V]) -> None:
+        if not session.subscription.failures and session.node_name not in self._failed_by_node:
+            return
         before = self._failed_by_node.pop(session.node_name, 0)
         current = self._session_by_node.get(session.node_name) is session
         if current and session.subscription.failures:
             self._failed_by_node[session.node_name] = len(session.subscription.failures)
         if before != self._failed_by_node.get(session.node_name, 0):
-            self._metrics.failed.labels(self.name).set(sum(self._failed_by_node.values()))
+            self._metrics.failed.set(sum(self._failed_by_node.values()))
 
-    def _wake_all(self) -> None:
+    def _wake_due(self) -> None:
         for session in self._serving:
-            session.wake()
+            if session.subscription.due:
+                session.wake()

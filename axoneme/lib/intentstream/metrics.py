@@ -32,6 +32,25 @@ class StreamMetrics:
         )
 
 
+class HostMetrics:
+    """The metrics of one host: the label is looked up once, not for each update of a thousand streams."""
+
+    def __init__(self, metrics: StreamMetrics, stream: str) -> None:
+        self.streams = metrics.streams.labels(stream)
+        self.updates = metrics.updates.labels(stream)
+        self.changes = metrics.changes.labels(stream)
+        self.snapshots = metrics.snapshots.labels(stream)
+        self.resyncs = metrics.resyncs.labels(stream)
+        self.failed = metrics.failed.labels(stream)
+        self.unacknowledged = metrics.unacknowledged.labels(stream)
+        self._goodbyes = metrics.goodbyes
+        self._stream = stream
+
+    def count_goodbye(self, reason: str) -> None:
+        """Counts a stream that this side ended."""
+        self._goodbyes.labels(self._stream, reason).inc()
+
+
 _by_registry: WeakKeyDictionary[CollectorRegistry, StreamMetrics] = WeakKeyDictionary()
 
 

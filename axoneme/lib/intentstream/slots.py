@@ -1,4 +1,4 @@
-"""Bounds how many snapshots run at once: a mass reconnect must not freeze a table a thousand times."""
+"""Bounds how many snapshots are under way: a mass reconnect must not hold a thousand of them in memory."""
 
 from __future__ import annotations
 

@@ -118,6 +118,38 @@ class TestPublisher:
         subscription.receive(Hello(node_name="node1"))
         assert [len(u.changes) for u in updates(subscription)] == [2, 2]
 
+    def test_due_says_when_asking_is_worth_it(self) -> None:
+        table = table_of({"a": 1, "b": 2}, limits=Limits(window=1))
+        subscription = started(table, interest=["a"])
+        assert subscription.due  # not started yet
+        update = subscription.next_update()
+        assert update is not None
+        assert not subscription.due
+        table.apply({"b": 3}, (), store_revision=2)
+        assert not subscription.due  # of no interest
+        table.apply({"a": 3}, (), store_revision=3)
+        assert not subscription.due  # the window is full
+        subscription.receive(Ack(nonce=update.header.nonce))
+        assert subscription.due
+
+    def test_a_snapshot_is_open_until_its_last_part_is_acknowledged(self) -> None:
+        table = table_of({"a": 1, "b": 2}, limits=Limits(batch_resources=1))
+        subscription = started(table)
+        first, second = updates(subscription, ack=False)
+        assert (subscription.snapshotting, subscription.snapshot_open) == (False, True)
+        subscription.receive(Ack(nonce=first.header.nonce))
+        assert subscription.snapshot_open
+        subscription.receive(Ack(nonce=second.header.nonce))
+        assert not subscription.snapshot_open
+
+    def test_few_keys_of_a_large_change_are_found_by_interest(self) -> None:
+        table = table_of({str(n): n for n in range(500)})
+        subscription = started(table, interest=["7", "9"])
+        updates(subscription)
+        table.apply({str(n): n + 1 for n in range(500)}, (), store_revision=2)
+        assert subscription.pending == 2
+        assert sorted(changes(updates(subscription))) == [("7", 8), ("9", 10)]
+
     def test_resume_sends_what_changed_and_confirms_at_once(self) -> None:
         table = table_of({"a": 1})
         table.apply({"b": 2}, (), store_revision=2)

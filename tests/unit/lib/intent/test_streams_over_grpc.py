@@ -20,6 +20,7 @@ from axoneme.lib import grpcserver
 from axoneme.lib.channel import ServiceChannel
 from axoneme.lib.intent import Ack, Change, Failure, Hello, Interest, Limits, Request, Resync, Update
 from axoneme.lib.intentstream import IntentClient, StreamHost, Timing, envelope
+from axoneme.lib.intentstream import host as host_module
 from axoneme.lib.tasks import TaskScope
 from axoneme.lib.tls import TlsFiles
 from tests.conftest import TRUST_DOMAIN
@@ -120,7 +121,10 @@ class Servicer(identity_pb2_grpc.IdentityServiceServicer):
 
 def make_host(epoch: int = 7, **options: Any) -> StreamHost[str]:
     host: StreamHost[str] = StreamHost(
-        "nodes", epoch=epoch, codec=NodeNames(), registry=CollectorRegistry(), **{"timing": QUICK, **options}
+        "nodes",
+        epoch=epoch,
+        registry=CollectorRegistry(),
+        **{"timing": QUICK, "codec": NodeNames(), **options},
     )
     host.set_ready(True)
     return host
@@ -320,3 +324,42 @@ async def test_stream_without_hello_is_refused(tls_files: Issue, requests: list[
                 await call.write(request)
             await call.done_writing()
             assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_snapshot_holds_its_slot_until_it_is_acknowledged(
+    tls_files: Issue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "CONCURRENT_SNAPSHOTS", 1)
+    host = make_host(timing=Timing(snapshot_slot_seconds=30.0, goodbye_seconds=0.2))
+    host.apply({"a": "east"}, (), store_revision=1)
+    reader = NodeNamesReader()
+    async with served(host, tls_files) as port, contextlib.AsyncExitStack() as stack:
+        calls = []
+        for name in ("node1", "node2"):
+            tls = tls_files(f"node/{name}")
+            targets = ServiceChannel([f"127.0.0.1:{port}"], tls, f"identity.{TRUST_DOMAIN}")
+            await stack.enter_async_context(targets)
+            call = identity_pb2_grpc.IdentityServiceStub(targets.current()).SubscribeNodes()
+            await call.write(reader.hello(Hello(node_name=name)))
+            await call.initial_metadata()
+            calls.append(call)
+        first, second = calls
+        update = await first.read()
+        waiting = asyncio.ensure_future(second.read())
+        host.apply({"a": "west"}, (), store_revision=2)
+        changed = await first.read()  # a delta needs no slot
+        assert not waiting.done()
+        for each in (update, changed):
+            await first.write(reader.ack(Ack(nonce=each.header.nonce)))
+        assert (await asyncio.wait_for(waiting, 5)).header.snapshot_last
+
+
+async def test_what_is_serialised_already_passes(tls_files: Issue) -> None:
+    class Serialised(NodeNames):
+        def encode(self, update: Update[str]) -> Any:
+            return super().encode(update).SerializeToString()
+
+    host, sink = make_host(codec=Serialised()), TableSink()
+    host.apply({"a": "east"}, (), store_revision=1)
+    async with served(host, tls_files) as port, subscribed(port, tls_files, sink):
+        await eventually(lambda: sink.held == {"a": "east"})
