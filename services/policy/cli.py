@@ -1,11 +1,15 @@
-"""`axoneme policy`: apply, get, delete and list policies; serve. Only a command that calls imports gRPC."""
+"""`axoneme policy`: apply, get, delete and list policies; serve. Only a command that calls imports gRPC.
+
+The other commands of the group have modules of their own: explain, diff, status and selectors, test and
+validate.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +19,18 @@ from axoneme.cli.connection import connected
 from axoneme.cli.render import print_json, print_table
 from axoneme.lib import config as configuration
 from axoneme.lib.errors import InvalidArgument, NotFound
-from services.policy.clifaults import print_faults
+from services.policy.commands.clifaults import print_faults
+from services.policy.commands.diffcli import diff
+from services.policy.commands.explaincli import explain
+from services.policy.commands.kinds import CNP, kind_of, namespaced
+from services.policy.commands.statuscli import selectors, status
+from services.policy.commands.testcli import test, validate
 from services.policy.config import PolicyConfig
 
 if TYPE_CHECKING:
-    from axoneme.api.policy.v1.policy_pb2 import Policy
+    from axoneme.api.policy.v1.policy_pb2 import AppliedPolicy, Policy
     from axoneme.client import Client
 
-KIND = "CiliumNetworkPolicy"
-_ALIASES = {"cnp": KIND, "ciliumnetworkpolicy": KIND, "ciliumnetworkpolicies": KIND}
 _OUTCOMES = {1: "created", 2: "configured", 3: "unchanged"}
 PAGE_SIZE = 500
 MAX_FILE_BYTES = 256 * 1024
@@ -49,10 +56,14 @@ Examples:
   cat policy.yaml | axoneme policy apply -f - --validate-only
   axoneme policy list -n default
   axoneme policy get allow-frontend -o yaml
-  axoneme policy delete allow-frontend"""
+  axoneme policy delete allow-frontend
+  axoneme policy status
+  axoneme policy explain --from default/frontend --to default/backend --port 8080/tcp
+  axoneme policy diff -f changed.yaml
+  axoneme policy test tests.yaml"""
 )
 def policy() -> None:
-    """Apply, get, delete and list policies; serve the policy service."""
+    """Apply, inspect, explain and test policies; serve the policy service."""
 
 
 @policy.command()
@@ -72,23 +83,31 @@ def serve(config: PolicyConfig) -> None:
 
 
 @policy.command()
-@click.option("-f", "--filename", required=True, help="YAML or JSON file, or - for standard input.")
+@click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="YAML or JSON file, or - for standard input; may be repeated.",
+)
 @click.option("--validate-only", "--dry-run", is_flag=True, help="Check and resolve, store nothing.")
 @click.option("--expected-revision", type=int, default=0, help="Refuse when the policy has another revision.")
 @click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
-@namespace_option("Namespace of policies that name none [default: default].")
+@namespace_option("Namespace of policies that name none; those that name another are refused [default].")
 @request_id_option
 @connected
 def apply(
     client: Client,
-    filename: str,
+    files: tuple[str, ...],
     validate_only: bool,
     expected_revision: int,
     output: str,
     namespace: str,
     request_id: str,
 ) -> None:
-    """Create or change the policies of a file: all of them, or none.
+    """Create or change the policies of files: of each file all of them, or none.
 
     \b
     Examples:
@@ -97,23 +116,34 @@ def apply(
     """
     from axoneme.api.policy.v1 import policy_pb2
 
-    name, text = _read(filename)
-    request = policy_pb2.ApplyPolicyRequest(
-        request_id=request_id or uuid.uuid4().hex,
-        text=text,
-        expected_revision=expected_revision,
-        validate_only=validate_only,
-        namespace=namespace,
-    )
-    with print_faults(name):
-        answer = client.policy.ApplyPolicy(request)
-    if output == "json":
-        print_json(answer)
-        return
+    if request_id and len(files) > 1:
+        raise click.UsageError("--request-id goes with one file")
+    for filename in files:
+        name, text = read_text(filename)
+        request = policy_pb2.ApplyPolicyRequest(
+            request_id=request_id or uuid.uuid4().hex,
+            text=text,
+            expected_revision=expected_revision,
+            validate_only=validate_only,
+            namespace=namespace,
+            only_namespace=bool(namespace),
+        )
+        with print_faults(name):
+            answer = client.policy.ApplyPolicy(request)
+        if output == "json":
+            print_json(answer)
+        else:
+            _print_applied(answer.policies, validate_only)
+
+
+def _print_applied(applied: Iterable[AppliedPolicy], validate_only: bool) -> None:
     suffix = " (checked only, nothing stored)" if validate_only else ""
-    for one in answer.policies:
+    for one in applied:
         outcome = _OUTCOMES.get(one.outcome, "changed")
-        click.echo(f"{_reference(one.policy)} {outcome} (namespace {one.policy.namespace}){suffix}")
+        where = f" (namespace {one.policy.namespace})" if one.policy.namespace else ""
+        click.echo(f"{_reference(one.policy)} {outcome}{where}{suffix}")
+        for change in one.changes:
+            click.echo(f"  {change}")
         for warning in one.warnings:
             click.echo(f"Warning: {_reference(one.policy)}: {warning}", err=True)
 
@@ -151,7 +181,8 @@ def delete(
             if not ignore_not_found:
                 raise
             continue
-        click.echo(f"{kind.lower()}/{name} deleted (namespace {space})")
+        where = f" (namespace {space})" if space else ""
+        click.echo(f"{kind.lower()}/{name} deleted{where}")
 
 
 @policy.command()
@@ -195,10 +226,14 @@ def parse_reference(reference: str, namespace: str = "") -> tuple[str, str, str]
     parts = reference.split("/")
     if not all(parts) or len(parts) > 3:
         raise click.UsageError(f"{reference!r} is no policy; write NAME, KIND/NAME or KIND/NAMESPACE/NAME")
-    kind = KIND if len(parts) == 1 else _ALIASES.get(parts[0].lower(), "")
+    kind = CNP if len(parts) == 1 else kind_of(parts[0])
     if not kind:
         example = f"cnp/{parts[0]}/{parts[1]}" if len(parts) == 2 else f"cnp/{parts[1]}/{parts[2]}"
         raise click.UsageError(f"{parts[0]!r} in {reference!r} is no kind of policy; write {example}")
+    if not namespaced(kind):
+        if len(parts) == 3:
+            raise click.UsageError(f"a {kind} has no namespace; write {parts[0]}/{parts[2]}")
+        return kind, "", parts[-1]
     space = parts[1] if len(parts) == 3 else namespace or "default"
     return kind, space, parts[-1]
 
@@ -219,15 +254,16 @@ def _pages(client: Client, namespace: str, substring: str) -> Iterator[Policy]:
 
 
 def _keys_of_file(filename: str, namespace: str) -> Iterator[tuple[str, str, str]]:
-    from services.policy.cnp import parse_policies
+    from services.policy.reading.objects import parse_objects
 
-    name, text = _read(filename)
+    name, text = read_text(filename)
     with print_faults(name):
-        for one in parse_policies(text, namespace or "default"):
+        for one in parse_objects(text, namespace or "default"):
             yield one.key
 
 
-def _read(filename: str) -> tuple[str, str]:
+def read_text(filename: str) -> tuple[str, str]:
+    """Name and text of a file, - is standard input. Raises InvalidArgument."""
     if filename == "-":
         raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
         name = "<stdin>"
@@ -272,3 +308,7 @@ def _object(one: Policy) -> Any:
 
 def _reference(one: Policy) -> str:
     return f"{one.kind.lower()}/{one.name}"
+
+
+for _command in (explain, diff, status, selectors, test, validate):
+    policy.add_command(_command)

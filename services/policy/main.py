@@ -20,6 +20,7 @@ from axoneme.lib.policy.model import SubjectPolicy
 from axoneme.lib.requests import RequestLog
 from axoneme.lib.tasks import TaskScope
 from services.policy.config import PolicyConfig
+from services.policy.records.reporter import ProgressReporter
 from services.policy.server import PolicyServicer
 from services.policy.state import PolicyState
 from services.policy.store import PolicyStore
@@ -33,6 +34,7 @@ async def run(cfg: PolicyConfig) -> int:
     """Serve until a signal; returns the exit code."""
     if not cfg.etcd_endpoints:
         raise InvalidArgument.of_field("etcd_endpoints", "is empty; name at least one etcd server")
+    settings = cfg.settings()
     registry = telemetry.new_registry("policy")
     async with contextlib.AsyncExitStack() as stack:
         stop = await stack.enter_async_context(lifecycle.until_signalled())
@@ -47,7 +49,9 @@ async def run(cfg: PolicyConfig) -> int:
             registry=registry,
             store_revision_now=etcd.revision,
         )
-        state = PolicyState(cluster_name=cfg.cluster_name, host=host, registry=registry)
+        replica = secrets.token_hex(8)
+        state = PolicyState(settings=settings, host=host, registry=registry, replica=replica)
+        reporter = ProgressReporter(store, replica=replica, progress=state.own_progress)
         servicer = PolicyServicer(state=state, store=PolicyStore(store), kvstore=store, log=RequestLog())
         scope = await stack.enter_async_context(TaskScope("policy"))
         await stack.enter_async_context(
@@ -64,6 +68,7 @@ async def run(cfg: PolicyConfig) -> int:
         )
         server.on_drain(lambda: host.goodbye_all(GOODBYE))
         scope.start("store watch", state.run(store))
+        scope.start("progress", reporter.run(), critical=False)
         scope.start("health", _serve_when_ready(state, server), critical=False)
         return await lifecycle.wait_for_end(stop, scope)
 

@@ -20,16 +20,22 @@ from axoneme.lib.grpcserver import caller
 from axoneme.lib.kvstore.port import ReadStore
 from axoneme.lib.labels import LabelSet
 from axoneme.lib.pagination import page
-from axoneme.lib.policycodec import decode_subject, encode_change, subject_key, subject_number
+from axoneme.lib.policycodec import decode_subject, encode_change, subject_number
 from axoneme.lib.requests import RequestLog
-from services.policy.cnp import parse_policies
-from services.policy.fields import valid_namespace
-from services.policy.identityread import read_identity
+from services.policy import statuspage
+from services.policy.commands.kinds import KINDS, namespaced
+from services.policy.documentdiff import changes_between
 from services.policy.interest import AuthorisedStream
-from services.policy.rules import ParsedPolicy, PolicyKey
+from services.policy.questions import analysis, dryrun
+from services.policy.questions.changeset import Change, refuse_conflicts
+from services.policy.reading.document import MAX_BYTES, Json
+from services.policy.reading.faults import InvalidPolicy
+from services.policy.reading.fields import valid_namespace
+from services.policy.reading.objects import ParsedObject, parse_objects
+from services.policy.records.identityread import read_identity
+from services.policy.rules import PolicyKey
 from services.policy.state import PolicyState
-from services.policy.store import PolicyStore, StoredPolicy, Written, encode
-from services.policy.warnings import warnings_of
+from services.policy.store import PolicyStore, StoredObject, Written, encode
 from services.policy.watch import watch_policies
 from services.policy.wire import policy_message
 
@@ -118,10 +124,47 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         """Return the mapstate of a subject."""
         self._require_ready()
         key = decode_subject(request.subject)
-        policy = self._state.engine.subject(subject_number(key))
+        engine = self._state.engine
+        host = request.subject.host_of_node
+        policy = engine.host(host) if host else engine.subject(subject_number(key))
         if policy is None:
-            raise NotFound(f"identity {request.subject.identity} has no known labels, so no policy")
+            why = f"node {host} has no host policy" if host else f"{key} has no known labels, so no policy"
+            raise NotFound(why)
         return pb.GetSubjectPolicyResponse(policy=encode_change(key, policy), revision=self._state.revision)
+
+    async def GetPolicyStatus(
+        self, request: pb.GetPolicyStatusRequest, _context: Context
+    ) -> pb.GetPolicyStatusResponse:
+        """Say where policies stand."""
+        self._require_ready()
+        return await statuspage.policy_status(self._state, request)
+
+    async def ListSelectors(
+        self, request: pb.ListSelectorsRequest, _context: Context
+    ) -> pb.ListSelectorsResponse:
+        """List the selectors of all policies."""
+        self._require_ready()
+        return analysis.list_selectors(self._state, request)
+
+    async def ExplainFlow(self, request: pb.ExplainFlowRequest, _context: Context) -> pb.ExplainFlowResponse:
+        """Explain the verdict on one flow."""
+        self._require_ready()
+        return await analysis.explain_flow(self._state, request)
+
+    async def DiffPolicies(
+        self, request: pb.DiffPoliciesRequest, _context: Context
+    ) -> AsyncIterator[pb.DiffPoliciesResponse]:
+        """Stream the verdicts that a change would change."""
+        self._require_ready()
+        change = dryrun.change_of(await _objects_of(request.change), request.change)
+        async for step in dryrun.diff_policies(self._state, change, request.limit):
+            yield step
+
+    async def ReplayFlows(self, request: pb.ReplayFlowsRequest, _context: Context) -> pb.ReplayFlowsResponse:
+        """Judge recorded flows before and after a change."""
+        self._require_ready()
+        change = dryrun.change_of(await _objects_of(request.change), request.change)
+        return await dryrun.replay_flows(self._state, change, request.flows)
 
     async def AwaitIdentity(
         self, request: pb.AwaitIdentityRequest, _context: Context
@@ -131,7 +174,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         number = request.identity
         labels = LabelSet.parse(request.labels) if request.labels else None
         await read_identity(self._kvstore, self._state, number, labels)
-        keys = {subject_key(subject) for subject in self._state.engine.affected_subjects(number)}
+        keys = self._state.engine.affected_subjects(number)
         host = self._state.host
         pending = await host.wait_acknowledged(host.table.revision, keys=keys, timeout=_timeout(request))
         return pb.AwaitIdentityResponse(acknowledged=not pending, pending_nodes=pending)
@@ -146,17 +189,23 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         await self._state.host.serve(stream)
 
     async def _apply(self, request: pb.ApplyPolicyRequest) -> pb.ApplyPolicyResponse:
-        policies = await _parse(request.text, request.namespace or DEFAULT_NAMESPACE)
-        if request.expected_revision and len(policies) > 1:
+        namespace = request.namespace or DEFAULT_NAMESPACE
+        objects = await _parse(request.text, namespace)
+        if request.only_namespace:
+            _require_namespace(objects, namespace)
+        if request.expected_revision and len(objects) > 1:
             reason = "goes with one policy only; apply the policies one by one"
             raise InvalidArgument.of_field("expected_revision", reason)
-        warnings = [warnings_of(policy, self._state.engine) for policy in policies]
+        change = Change(objects=objects)
+        refuse_conflicts(self._state.engine, change)
+        texts = dryrun.warnings_of(change, self._state.engine)
+        warnings = {one.key: found for one, found in zip(change.policies, texts, strict=True)}
         written, revision = await self._store.write(
-            policies, expected_revision=request.expected_revision, dry=request.validate_only
+            objects, expected_revision=request.expected_revision, dry=request.validate_only
         )
         if not request.validate_only:
             await self._show(revision, written)
-        applied = [_applied(one, texts) for one, texts in zip(written, warnings, strict=True)]
+        applied = [_applied(one, warnings.get(one.parsed.key, [])) for one in written]
         return pb.ApplyPolicyResponse(policies=applied, revision=revision)
 
     async def _delete(self, request: pb.DeletePolicyRequest) -> pb.DeletePolicyResponse:
@@ -178,35 +227,66 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             raise NotReady("the policies were not read from the store yet")
 
 
-async def _parse(text: str, namespace: str) -> list[ParsedPolicy]:
+async def _parse(text: str, namespace: str) -> list[ParsedObject]:
     if not valid_namespace(namespace):
         raise InvalidArgument.of_field("namespace", "use lower-case letters, digits and '-'")
     try:
         # In a thread: 256 KiB take a good part of a second, and streams must go on meanwhile.
-        return await asyncio.wait_for(asyncio.to_thread(parse_policies, text, namespace), PARSE_SECONDS)
+        return await asyncio.wait_for(asyncio.to_thread(parse_objects, text, namespace), PARSE_SECONDS)
     except TimeoutError as error:
         raise InvalidArgument.of_field("text", f"takes longer than {PARSE_SECONDS} s to read") from error
 
 
+async def _objects_of(change: pb.PolicyChangeSet) -> list[ParsedObject]:
+    """The objects of a change that is only tried; an empty text is none."""
+    if len(change.text.encode()) > MAX_BYTES:
+        raise InvalidArgument.of_field("change.text", f"is longer than {MAX_BYTES} bytes; split it")
+    if not change.text.strip():
+        return []
+    return await _parse(change.text, change.namespace or DEFAULT_NAMESPACE)
+
+
+def _require_namespace(objects: list[ParsedObject], namespace: str) -> None:
+    others = [one.key for one in objects if one.key.namespace not in ("", namespace)]
+    if others:
+        violations = [
+            FieldViolation("text", f"{key} is in namespace {key.namespace}, not {namespace}")
+            for key in others
+        ]
+        message = f"{violations[0].description}; leave the namespace option out, or change the object"
+        raise InvalidPolicy(message, violations=violations)
+
+
 def _applied(one: Written, warnings: list[str]) -> pb.AppliedPolicy:
-    outcome = pb.AppliedPolicy.OUTCOME_UNCHANGED
-    if one.changed:
-        created = one.before is None
-        outcome = pb.AppliedPolicy.OUTCOME_CREATED if created else pb.AppliedPolicy.OUTCOME_CONFIGURED
-    stored = StoredPolicy(
-        key=one.policy.key,
-        document=encode(one.policy).decode(),
+    outcome, changes = pb.AppliedPolicy.OUTCOME_UNCHANGED, []
+    if one.changed and one.before is None:
+        outcome = pb.AppliedPolicy.OUTCOME_CREATED
+    elif one.changed:
+        outcome = pb.AppliedPolicy.OUTCOME_CONFIGURED
+        changes = changes_between(_document(one.before), one.parsed.document)
+    stored = StoredObject(
+        key=one.parsed.key,
+        document=encode(one.parsed).decode(),
         revision=one.revision,
         generation=one.generation,
     )
-    return pb.AppliedPolicy(policy=policy_message(stored), outcome=outcome, warnings=warnings)
+    return pb.AppliedPolicy(
+        policy=policy_message(stored), outcome=outcome, warnings=warnings, changes=changes
+    )
+
+
+def _document(stored: StoredObject | None) -> Json:
+    """The object as it was stored; nothing when that cannot be read."""
+    return None if stored is None or stored.parsed is None else stored.parsed.document
 
 
 def _key(kind: str, namespace: str, name: str) -> PolicyKey:
-    missing = [
-        field for field, text in (("kind", kind), ("namespace", namespace), ("name", name)) if not text
-    ]
-    bad = [field for field, text in (("kind", kind), ("namespace", namespace), ("name", name)) if "/" in text]
+    if namespace and kind in KINDS and not namespaced(kind):
+        raise InvalidArgument.of_field("namespace", f"is {namespace[:63]!r}, but a {kind} has none")
+    fields = {"kind": kind, "namespace": namespace, "name": name}
+    optional = () if namespaced(kind) else ("namespace",)
+    missing = [field for field, text in fields.items() if not text and field not in optional]
+    bad = [field for field, text in fields.items() if "/" in text]
     if missing or bad:
         violations = [FieldViolation(field, "is empty; name the policy in full") for field in missing]
         violations += [FieldViolation(field, "holds a slash") for field in bad]

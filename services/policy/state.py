@@ -2,7 +2,9 @@
 
     etcd ──follow──> PolicyState ──> PolicyEngine ──> StreamHost (mapstates to the nodes)
                           │
-                          └──> stored policies, change log, occupancy (which node has which identity)
+                          ├──> stored objects, change log
+                          ├──> Intake: identities, claims, addresses, nodes, services
+                          └──> what the nodes of all replicas hold
 
 One task owns the feeding (`run`); the servicer reads. A stored object that cannot be used is quarantined:
 named in log and metric, while the last usable version of it stays in force.
@@ -15,7 +17,7 @@ import contextlib
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,58 +26,66 @@ from prometheus_client import CollectorRegistry, Gauge
 from axoneme.lib import log
 from axoneme.lib.intent import fresh_epoch
 from axoneme.lib.intentstream.host import StreamHost
+from axoneme.lib.kvstore import layout
 from axoneme.lib.kvstore.follow import Snapshot, Synced, follow
 from axoneme.lib.kvstore.port import Delete, Put, ReadStore, Row
-from axoneme.lib.labels import InvalidLabels, LabelSet
+from axoneme.lib.labels import LabelSet
 from axoneme.lib.policy.model import SubjectPolicy
-from axoneme.lib.policycodec import subject_key
-from services.policy.engine import PolicyEngine
-from services.policy.occupancy import IDENTITY_PREFIX, SLAVE_PREFIX, Occupancy, identity_number
+from services.policy.questions import changeset
+from services.policy.records import intake
+from services.policy.records.addressbook import AddressBook
+from services.policy.records.intake import Intake
+from services.policy.records.occupancy import Occupancy
+from services.policy.records.progress import NodeProgress
+from services.policy.records.standing import NodeStanding
+from services.policy.resolution.engine import PolicyEngine, SelectorUse
 from services.policy.rules import PolicyKey
-from services.policy.store import PREFIX, StoredPolicy, decode, policy_key
+from services.policy.settings import PolicySettings
+from services.policy.store import PREFIX, StoredObject, decode, policy_key, store_key
 
 logger = logging.getLogger(__name__)
 
-PREFIXES: Final = (PREFIX, IDENTITY_PREFIX, SLAVE_PREFIX)
+PREFIXES: Final = (PREFIX, *intake.PREFIXES, layout.POLICY_PROGRESS)
 CHANGE_LOG: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyChange:
-    """One step of the change log; `stored` is None when the policy went away."""
+    """One step of the change log; `stored` is None when the object went away."""
 
     revision: int
     key: PolicyKey
-    stored: StoredPolicy | None
+    stored: StoredObject | None
 
 
 class PolicyState:
-    """Policies, identities and mapstates of the cluster as of `revision` of the store."""
+    """Objects, identities and mapstates of the cluster as of `revision` of the store."""
 
     def __init__(
         self,
         *,
-        cluster_name: str,
+        settings: PolicySettings,
         host: StreamHost[SubjectPolicy],
         registry: CollectorRegistry,
+        replica: str = "",
         draw_bits: Callable[[int], int] = secrets.randbits,
     ) -> None:
-        self.engine = PolicyEngine(cluster_name)
+        self.engine = PolicyEngine(settings)
         self.occupancy = Occupancy()
+        self.addresses = AddressBook()
         self.host = host
-        self.stored: dict[PolicyKey, StoredPolicy] = {}
+        self.stored: dict[PolicyKey, StoredObject] = {}
+        self.faults: Mapping[str, str] = {}
         self.revision = 0
         self.changes: deque[PolicyChange] = deque(maxlen=CHANGE_LOG)
         self.log_floor = 0
+        self._intake = Intake(self.engine, self.occupancy, self.addresses)
+        self._standing = NodeStanding(host, replica)
         self._draw_bits = draw_bits
+        self._uses: tuple[int, list[SelectorUse]] | None = None
         self._synced = asyncio.Event()
         self._moved = asyncio.Event()
-        self._policies_gauge = Gauge(
-            "axoneme_policy_policies_count", "Stored policies, by usability.", ["state"], registry=registry
-        )
-        self._subjects_gauge = Gauge(
-            "axoneme_policy_subjects_count", "Subjects with a mapstate.", registry=registry
-        )
+        self._gauges = _Gauges(registry)
 
     @property
     def ready(self) -> bool:
@@ -109,72 +119,74 @@ class PolicyState:
 
     def learn_identity(self, number: int, labels: LabelSet) -> None:
         """Take an identity that the store has and the watch has not brought yet."""
-        self.engine.put_identity(number, labels)
+        self._intake.put_identity(number, labels)
+        self._uses = None
         self._publish()
+
+    def selector_uses(self) -> list[SelectorUse]:
+        """Every selector in use; worked out once for all pages of a list."""
+        at = self._standing.content_revision
+        if self._uses is None or self._uses[0] != at:
+            self._uses = (at, self.engine.selector_uses())
+        return self._uses[1]
+
+    def own_progress(self) -> dict[str, NodeProgress]:
+        """What the nodes of this replica hold."""
+        return self._standing.own()
+
+    def progress(self) -> Mapping[str, NodeProgress]:
+        """What the nodes of all replicas hold, as far as they said."""
+        return self._standing.all()
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         if snapshot.restored:
             self.host.reset(epoch=fresh_epoch(self._draw_bits), store_revision=snapshot.revision)
             self.revision = 0
         names = {row.key for row in snapshot.rows}
-        for key in [key for key in self.stored if f"{PREFIX}{key}" not in names]:
-            self._on_delete(f"{PREFIX}{key}", snapshot.revision)
-        for number in self.occupancy.numbers() - {identity_number(name) for name in names}:
-            self.engine.remove_identity(number)
-        self.occupancy.clear()
+        for key in [key for key in self.stored if store_key(key) not in names]:
+            self._on_delete(store_key(key), snapshot.revision)
+        self._intake.start_over(names)
+        self._standing.start_over(restored=snapshot.restored)
         for row in snapshot.rows:
             self._on_row(row)
         self.changes.clear()
         self.log_floor = snapshot.revision
 
     def _on_row(self, row: Row) -> None:
+        if row.key.startswith(layout.POLICY_PROGRESS):
+            self._standing.put(row.key, row.value)
+            return
+        self._standing.content_revision = max(self._standing.content_revision, row.mod_revision)
         if row.key.startswith(PREFIX):
-            self._on_policy(row)
-        elif row.key.startswith(SLAVE_PREFIX):
-            self.occupancy.put_slave(row.key, row.value)
-        elif row.key.startswith(IDENTITY_PREFIX):
-            self._on_identity(row)
+            self._on_object(row)
+        else:
+            self._intake.put(row)
 
-    def _on_policy(self, row: Row) -> None:
+    def _on_object(self, row: Row) -> None:
         stored = decode(row)
         if stored is None:
             logger.error("a key holds no policy", extra={log.KEY: row.key})
             return
         self.stored[stored.key] = stored
         self.changes.append(PolicyChange(row.mod_revision, stored.key, stored))
-        if stored.policy is None:
+        if stored.parsed is None:
             extra = {log.POLICY: str(stored.key), log.ERROR: log.clip(stored.problem)}
             logger.error("a stored policy cannot be used", extra=extra)
             return
-        self.engine.put_policy(stored.policy)
-
-    def _on_identity(self, row: Row) -> None:
-        number = identity_number(row.key)
-        if number is None:
-            return
-        try:
-            labels = LabelSet.from_key(row.value.decode())
-        except (InvalidLabels, UnicodeDecodeError) as error:
-            logger.error(
-                "a stored identity cannot be used", extra={log.IDENTITY: number, log.ERROR: log.clip(error)}
-            )
-            return
-        self.occupancy.add_number(number)
-        self.engine.put_identity(number, labels)
+        changeset.put(self.engine, stored.parsed)
 
     def _on_delete(self, key: str, revision: int) -> None:
-        if key.startswith(PREFIX):
-            policy = policy_key(key)
-            if policy is not None and self.stored.pop(policy, None) is not None:
-                self.changes.append(PolicyChange(revision, policy, None))
-                self.engine.remove_policy(policy)
-        elif key.startswith(SLAVE_PREFIX):
-            self.occupancy.remove_slave(key)
-        else:
-            number = identity_number(key)
-            if number is not None:
-                self.occupancy.forget_number(number)
-                self.engine.remove_identity(number)
+        if key.startswith(layout.POLICY_PROGRESS):
+            self._standing.remove(key)
+            return
+        self._standing.content_revision = max(self._standing.content_revision, revision)
+        if not key.startswith(PREFIX):
+            self._intake.delete(key)
+            return
+        name = policy_key(key)
+        if name is not None and self.stored.pop(name, None) is not None:
+            self.changes.append(PolicyChange(revision, name, None))
+            changeset.remove_key(self.engine, name)
 
     def _on_synced(self, revision: int) -> None:
         self.revision = max(self.revision, revision)
@@ -182,17 +194,34 @@ class PolicyState:
         if not self.ready:
             self._synced.set()
             self.host.set_ready(True)
-        usable = sum(stored.policy is not None for stored in self.stored.values())
-        self._policies_gauge.labels("usable").set(usable)
-        self._policies_gauge.labels("quarantined").set(len(self.stored) - usable)
-        self._subjects_gauge.set(self.engine.subject_count)
+        self._gauges.show(self)
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
     def _publish(self) -> None:
         drained = self.engine.drain(self.revision)
-        self.host.apply(
-            {subject_key(number): policy for number, policy in drained.upserts.items()},
-            [subject_key(number) for number in drained.removals],
-            store_revision=self.revision,
+        self.faults = drained.faults
+        self.host.apply(drained.upserts, drained.removals, store_revision=self.revision)
+        self._standing.published()
+
+
+class _Gauges:
+    """What the metrics page says about the state."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._policies = Gauge(
+            "axoneme_policy_policies_count", "Stored policies, by usability.", ["state"], registry=registry
         )
+        self._subjects = Gauge(
+            "axoneme_policy_subjects_count", "Subjects with a mapstate.", registry=registry
+        )
+        self._faults = Gauge(
+            "axoneme_policy_faults_count", "Subjects whose policy cannot be computed.", registry=registry
+        )
+
+    def show(self, state: PolicyState) -> None:
+        usable = sum(stored.parsed is not None for stored in state.stored.values())
+        self._policies.labels("usable").set(usable)
+        self._policies.labels("quarantined").set(len(state.stored) - usable)
+        self._subjects.set(state.engine.subject_count)
+        self._faults.set(len(state.faults))

@@ -19,6 +19,11 @@ TOMBSTONES = "axoneme/state/tombstones/v1/"
 PROGRESS = "axoneme/state/progress/v1/"
 """Written for its revision alone."""
 POLICIES = "axoneme/state/policies/v1/"
+"""Policies and the groups that they name, `<kind>/<namespace>/<name>`; `-` for cluster-wide ones."""
+SERVICES = "axoneme/state/services/v1/"
+"""Services as policies need them, `<namespace>/<name>`."""
+POLICY_PROGRESS = "axoneme/state/policyprogress/v1/"
+"""What the nodes of each policy replica acknowledged, on a lease of the replica."""
 
 
 def master_key(number: int) -> str:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.policy.document import MAX_BYTES, from_plain, parse
-from services.policy.faults import InvalidPolicy
+from services.policy.reading.document import MAX_BYTES, MAX_DEPTH, MAX_DOCUMENTS, from_plain, parse
+from services.policy.reading.faults import InvalidPolicy
 
 
 def test_values_and_positions() -> None:
@@ -83,6 +83,56 @@ def test_decoded_data_goes_through_unchanged(value: object) -> None:
     assert from_plain(value).plain() == value
     if value is not None:
         assert [node.plain() for node in parse(json.dumps(value))] == [value]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "path"),
+    [
+        ("a: 1\nb: [1,\n  *x]", 3, "b[1]"),
+        ("a:\n  b: &x 1", 2, "a.b"),
+        ("a:\n  b: 1\n  b: 2", 3, "a.b"),
+        ("a:\n  - b: !!int x", 2, "a[0].b"),
+        ("a:\n  <<: {}", 2, "a"),
+        ("a:\n  ? [1]\n  : b", 2, "a"),
+        ("a: 1\n---\nb: ]", 3, ""),
+        ("{" + '"a": [' * 30, 1, "a" + "[0].a" * 9 + "[0]"),
+    ],
+)
+def test_refusals_say_where_and_what_to_do(text: str, line: int, path: str) -> None:
+    """Line, path, reason and fix."""
+    with pytest.raises(InvalidPolicy) as caught:
+        parse(text)
+    fault = caught.value.faults[0]
+    assert (fault.line, fault.path) == (line, path)
+    assert fault.reason
+    assert fault.fix
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH - 1, MAX_DEPTH])
+def test_the_deepest_text_can_be_stored_and_read_again(depth: int) -> None:
+    """Both readers agree on what is too deep."""
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    if depth < MAX_DEPTH:
+        (node,) = parse(json.dumps(value))
+        assert from_plain(node.plain()).plain() == value
+        return
+    with pytest.raises(InvalidPolicy, match="nested deeper"):
+        parse(json.dumps(value))
+
+
+def test_as_much_as_is_accepted() -> None:
+    """The largest text and the most documents."""
+    assert parse("a: " + "x" * (MAX_BYTES - 3))
+    assert len(parse("---\na: 1\n" * MAX_DOCUMENTS)) == MAX_DOCUMENTS
+
+
+def test_aliases_are_refused_before_they_cost_anything() -> None:
+    """The expansion of ten levels of nine references each would have 3 billion elements."""
+    text = "a: &a [x]\n" + "".join(f"b{n}: &b{n} [{', '.join(['*a'] * 9)}]\n" for n in range(10))
+    with pytest.raises(InvalidPolicy, match="anchor"):
+        parse(text)
 
 
 @given(st.text(max_size=200))

@@ -1,0 +1,1 @@
+"""Text to rules: documents with positions, readers of every kind of object, faults."""
