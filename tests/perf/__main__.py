@@ -18,7 +18,15 @@ from types import ModuleType
 
 from tests.perf.result import CannotRunError, Result, table
 
-BENCHMARKS = ("identity_allocation", "datapath", "flows", "policy_latency", "tcp")
+BENCHMARKS = (
+    "identity_allocation",
+    "datapath",
+    "flows",
+    "policy_engine",
+    "policy_fanout",
+    "policy_latency",
+    "tcp",
+)
 
 
 def main(names: Iterable[str]) -> int:

@@ -1,0 +1,1 @@
+"""Rules and identities to the policy of each subject, incrementally."""
