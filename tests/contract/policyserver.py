@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from axoneme.lib import grpcserver
 from axoneme.lib.channel import open_channel
 from axoneme.lib.intent import Failure
 from axoneme.lib.intentstream.host import StreamHost
+from axoneme.lib.kvstore import layout
 from axoneme.lib.kvstore.port import Store
 from axoneme.lib.labels import LabelSet
 from axoneme.lib.policy.model import SubjectPolicy
@@ -23,14 +25,18 @@ from axoneme.lib.policycodec import decode_change, decode_subject
 from axoneme.lib.requests import RequestLog
 from axoneme.lib.tasks import TaskScope
 from axoneme.lib.tls import TlsFiles
-from services.policy.occupancy import IDENTITY_PREFIX, SLAVE_PREFIX
+from services.policy.records.occupancy import IDENTITY_PREFIX, SLAVE_PREFIX
+from services.policy.records.reporter import ProgressReporter
 from services.policy.server import PolicyServicer
+from services.policy.settings import PolicySettings
 from services.policy.state import PolicyState
 from services.policy.store import PolicyStore
 from services.policy.wire import PolicyPublisherCodec
 
 Issue = Callable[[str], TlsFiles]
 TRUST_DOMAIN = "east.mesh"
+CLUSTER = "east"
+SETTINGS = PolicySettings(cluster_name=CLUSTER)
 
 
 @dataclass
@@ -41,6 +47,8 @@ class RunningPolicy:
     store: Store
     port: int
     issue: Issue
+    reporter: ProgressReporter
+    """Reports nothing by itself: tests take its steps."""
 
     @contextlib.asynccontextmanager
     async def client(self, role: str) -> AsyncIterator[policy_pb2_grpc.PolicyServiceAsyncStub]:
@@ -56,13 +64,34 @@ class RunningPolicy:
         for node in nodes:
             await self.claim(number, labels, node)
 
+    async def add_address(
+        self, ip: str, number: int, pod: str = "", *, ports: Mapping[str, int] | None = None
+    ) -> None:
+        """What a node writes about an endpoint; `pod` is namespace/name, ports are TCP's."""
+        namespace, _, name = pod.partition("/")
+        named = [{"Name": key, "Port": port, "Protocol": "TCP"} for key, port in (ports or {}).items()]
+        value = {"IP": ip, "ID": number, "K8sNamespace": namespace, "K8sPodName": name, "NamedPorts": named}
+        await self.store.put(f"{layout.IPS}{ip}", json.dumps(value).encode())
+
+    async def add_node(self, name: str, *addresses: str, **labels: str) -> None:
+        """What a node writes about itself."""
+        found = [{"Type": "InternalIP", "IP": one} for one in addresses]
+        value = {"Name": name, "Cluster": CLUSTER, "Labels": labels, "IPAddresses": found}
+        await self.store.put(layout.node_key(CLUSTER, name), json.dumps(value).encode())
+
+    async def caught_up(self) -> None:
+        """Wait until everything that is in the store is in the state."""
+        assert await self.state.wait_revision(await self.store.revision(), 10)
+
     async def claim(self, number: int, labels: LabelSet, node: str) -> None:
         """The slave key of a node."""
         await self.store.put(f"{SLAVE_PREFIX}{labels.key}/{node}", str(number).encode())
 
 
 @contextlib.asynccontextmanager
-async def running_policy(store: Store, issue: Issue) -> AsyncIterator[RunningPolicy]:
+async def running_policy(
+    store: Store, issue: Issue, *, settings: PolicySettings = SETTINGS, replica: str = "first"
+) -> AsyncIterator[RunningPolicy]:
     """Serve until the block ends."""
     registry = CollectorRegistry()
     host: StreamHost[SubjectPolicy] = StreamHost(
@@ -74,7 +103,8 @@ async def running_policy(store: Store, issue: Issue) -> AsyncIterator[RunningPol
         registry=registry,
         store_revision_now=store.revision,
     )
-    state = PolicyState(cluster_name="east", host=host, registry=registry)
+    state = PolicyState(settings=settings, host=host, registry=registry, replica=replica)
+    reporter = ProgressReporter(store, replica=replica, progress=state.own_progress)
     servicer = PolicyServicer(state=state, store=PolicyStore(store), kvstore=store, log=RequestLog())
 
     def register(server: grpc.aio.Server) -> list[str]:
@@ -89,7 +119,7 @@ async def running_policy(store: Store, issue: Issue) -> AsyncIterator[RunningPol
         server.on_drain(lambda: host.goodbye_all(Failure("UNAVAILABLE", "DRAINING", "test ends")))
         scope.start("watch", state.run(store))
         assert await state.wait_revision(0, 5)
-        yield RunningPolicy(state, store, server.port, issue)
+        yield RunningPolicy(state, store, server.port, issue, reporter)
 
 
 class NodeStream:
@@ -117,8 +147,10 @@ class NodeStream:
             request.interest.added.add(identity=subject)
         await self._call.write(request)
 
-    async def step(self, *, acknowledge: bool = True) -> pb.SubscribeEndpointPoliciesResponse:
-        """Take one update in."""
+    async def step(
+        self, *, acknowledge: bool = True, failures: Mapping[str, str] | None = None
+    ) -> pb.SubscribeEndpointPoliciesResponse:
+        """Take one update in; `failures` are reported for subjects (key → reason)."""
         update = await self._call.read()
         assert update is not grpc.aio.EOF, await self._call.code()
         for change in update.changes:
@@ -130,6 +162,10 @@ class NodeStream:
         if acknowledge:
             ack = pb.SubscribeEndpointPoliciesRequest()
             ack.ack.nonce, ack.ack.revision = update.header.nonce, update.header.revision
+            for key, message in (failures or {}).items():
+                failed = ack.ack.failures.add(key=key)
+                failed.failure.code, failed.failure.reason = "RESOURCE_EXHAUSTED", "MAP_FULL"
+                failed.failure.message = message
             await self._call.write(ack)
         return update
 

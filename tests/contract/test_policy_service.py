@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
@@ -12,18 +11,13 @@ import pytest
 
 from axoneme.api.policy.v1 import policy_pb2 as pb
 from axoneme.lib.identities import RESERVED
-from axoneme.lib.kvstore.etcd import EtcdStore
-from axoneme.lib.kvstore.memory import MemoryStore
-from axoneme.lib.kvstore.port import Store
 from axoneme.lib.labels import workload_labels
 from axoneme.lib.policy.finish import finish
 from axoneme.lib.policy.lookup import lookup
 from axoneme.lib.policy.model import Action, Direction, Enforcement
-from axoneme.lib.tls import TlsFiles
 from services.policy.rules import PolicyKey
 from services.policy.store import PREFIX, store_key
-from tests.contract.policyserver import NodeStream, RunningPolicy, running_policy
-from tests.etcdserver import running_etcd
+from tests.contract.policyserver import NodeStream, RunningPolicy
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "policies"
 ALLOW = (EXAMPLES / "allow-frontend.yaml").read_text()
@@ -34,27 +28,9 @@ BACKEND = workload_labels(["app=backend"], namespace="default", cluster="east")
 ADMIN, READER, NODE1, NODE2 = "user/admin/ann", "user/reader/bob", "node/node1", "node/node2"
 
 
-@pytest.fixture(params=["memory", pytest.param("etcd", marks=pytest.mark.etcd)])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """Each store in turn."""
-    if request.param == "memory":
-        yield MemoryStore()
-        return
-    with running_etcd(unix_socket=True) as server:
-        async with EtcdStore.connect(server.endpoints, None) as etcd:
-            yield etcd
-
-
-@pytest.fixture
-async def service(store: Store, tls_files: Callable[[str], TlsFiles]) -> AsyncIterator[RunningPolicy]:
-    """A running service."""
-    async with running_policy(store, tls_files) as running:
-        yield running
-
-
-async def test_apply_get_list_delete(service: RunningPolicy) -> None:
+async def test_apply_get_list_delete(policy_service: RunningPolicy) -> None:
     """Created, unchanged, configured; read back at once; deleted."""
-    async with service.client(ADMIN) as stub:
+    async with policy_service.client(ADMIN) as stub:
         first = await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=ALLOW))
         again = await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=ALLOW))
         changed = await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=ALLOW.replace("8080", "8081")))
@@ -77,36 +53,36 @@ async def test_apply_get_list_delete(service: RunningPolicy) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.DeletePolicy(request)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        assert set(service.state.stored) == {KEY._replace(name="deny-frontend")}
+        assert set(policy_service.state.stored) == {KEY._replace(name="deny-frontend")}
 
 
-async def test_all_or_nothing_revision_and_request_id(service: RunningPolicy) -> None:
+async def test_all_or_nothing_revision_and_request_id(policy_service: RunningPolicy) -> None:
     """A fault stores nothing; a stale revision is ABORTED; a repeated request gets the same answer."""
-    async with service.client(ADMIN) as stub:
+    async with policy_service.client(ADMIN) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.ApplyPolicy(
                 pb.ApplyPolicyRequest(text=f"{ALLOW}---\n{DENY.replace('ingressDeny', 'x')}")
             )
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert not service.state.stored
+        assert not policy_service.state.stored
         dry = await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=ALLOW, validate_only=True))
         assert dry.policies[0].outcome == pb.AppliedPolicy.OUTCOME_CREATED
-        assert await service.store.get(store_key(KEY)) is None
+        assert await policy_service.store.get(store_key(KEY)) is None
         request = pb.ApplyPolicyRequest(text=ALLOW, request_id="r1")
         assert await stub.ApplyPolicy(request) == await stub.ApplyPolicy(request)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=DENY, expected_revision=1))
         assert caught.value.code() is grpc.StatusCode.ABORTED
-    async with service.client(READER) as stub:
+    async with policy_service.client(READER) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=DENY))
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_a_bad_stored_object_is_named_and_the_rest_works(service: RunningPolicy) -> None:
+async def test_a_bad_stored_object_is_named_and_the_rest_works(policy_service: RunningPolicy) -> None:
     """The last usable version stays in force; other objects are not affected."""
-    await service.add_identity(300, BACKEND)
-    async with service.client(ADMIN) as stub:
+    await policy_service.add_identity(300, BACKEND)
+    async with policy_service.client(ADMIN) as stub:
         await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=ALLOW))
         for key, value in [
             (store_key(KEY), b"{"),
@@ -118,29 +94,29 @@ async def test_a_bad_stored_object_is_named_and_the_rest_works(service: RunningP
             ("cilium/state/identities/v1/id/99999999999", BACKEND.key.encode()),
             ("cilium/state/identities/v1/value/odd/node1", b"x"),
         ]:
-            revision = await service.store.put(key, value)
-        assert await service.state.wait_revision(revision, 5)
-        assert service.state.stored[KEY].problem.startswith("not JSON")
-        assert service.state.engine.labels(1) == RESERVED[1][1]
+            revision = await policy_service.store.put(key, value)
+        assert await policy_service.state.wait_revision(revision, 5)
+        assert policy_service.state.stored[KEY].problem.startswith("not JSON")
+        assert policy_service.state.engine.labels(1) == RESERVED[1][1]
         subject = pb.GetSubjectPolicyRequest(subject=pb.Subject(identity=300))
         answer = await stub.GetSubjectPolicy(subject)
         assert answer.policy.header.ingress == pb.ENFORCEMENT_DEFAULT_DENY
         await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=ALLOW))
-        assert service.state.stored[KEY].problem == ""
+        assert policy_service.state.stored[KEY].problem == ""
         await stub.DeletePolicy(pb.DeletePolicyRequest(kind=KEY.kind, namespace=KEY.namespace, name="other"))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.GetSubjectPolicy(pb.GetSubjectPolicyRequest(subject=pb.Subject(identity=999)))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_watch(service: RunningPolicy) -> None:
+async def test_watch(policy_service: RunningPolicy) -> None:
     """Snapshot, bookmark, changes; resumed from a revision without a gap; too far ahead is refused."""
-    async with service.client(ADMIN) as stub:
+    async with policy_service.client(ADMIN) as stub:
         await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=ALLOW))
         call = stub.WatchPolicies(pb.WatchPoliciesRequest())
         kinds = [(await call.read()).WhichOneof("kind") for _ in range(2)]
         assert kinds == ["put", "bookmark"]
-        position = service.state.revision
+        position = policy_service.state.revision
         await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=DENY))
         await stub.DeletePolicy(pb.DeletePolicyRequest(kind=KEY.kind, namespace=KEY.namespace, name=KEY.name))
         seen = [await call.read() for _ in range(2)]
@@ -156,11 +132,15 @@ async def test_watch(service: RunningPolicy) -> None:
         assert caught.value.code() is grpc.StatusCode.OUT_OF_RANGE
 
 
-async def test_a_node_gets_its_subjects_and_the_changes(service: RunningPolicy) -> None:
+async def test_a_node_gets_its_subjects_and_the_changes(policy_service: RunningPolicy) -> None:
     """Whole mapstate first, then differences; the finished map decides as the policy says."""
-    await service.add_identity(300, BACKEND, "node1")
-    await service.add_identity(301, FRONTEND, "node2")
-    async with service.client(ADMIN) as admin, service.client(NODE1) as stub, asyncio.timeout(20):
+    await policy_service.add_identity(300, BACKEND, "node1")
+    await policy_service.add_identity(301, FRONTEND, "node2")
+    async with (
+        policy_service.client(ADMIN) as admin,
+        policy_service.client(NODE1) as stub,
+        asyncio.timeout(20),
+    ):
         node = NodeStream(stub, "node1")
         await node.start(300)
         await node.until(lambda have: "subject:300" in have)
@@ -186,31 +166,35 @@ async def test_a_node_gets_its_subjects_and_the_changes(service: RunningPolicy) 
         node.cancel()
 
 
-async def test_interest_waits_for_the_nodes_claim(service: RunningPolicy) -> None:
+async def test_interest_waits_for_the_nodes_claim(policy_service: RunningPolicy) -> None:
     """Before the slave key nothing is sent; it arrives, the policy does; a foreign subject never does."""
-    await service.add_identity(300, BACKEND, "node2")
-    async with service.client(NODE1) as stub, asyncio.timeout(20):
+    await policy_service.add_identity(300, BACKEND, "node2")
+    async with policy_service.client(NODE1) as stub, asyncio.timeout(20):
         node = NodeStream(stub, "node1")
         await node.start(300, 5)
         await node.until(lambda have: "subject:5" in have)
         assert set(node.policies) == {"subject:5"}
         assert node.policies["subject:5"].egress is Enforcement.DEFAULT_DENY
-        await service.claim(300, BACKEND, "node1")
+        await policy_service.claim(300, BACKEND, "node1")
         await node.until(lambda have: "subject:300" in have)
         node.cancel()
         with pytest.raises((grpc.aio.AioRpcError, asyncio.InvalidStateError)):
             await NodeStream(stub, "node2").start(300)
 
 
-async def test_await_identity(service: RunningPolicy) -> None:
+async def test_await_identity(policy_service: RunningPolicy) -> None:
     """Names the nodes that have not acknowledged a new peer, and returns when they have."""
-    await service.add_identity(300, BACKEND, "node1")
-    async with service.client(ADMIN) as admin, service.client(NODE1) as stub, asyncio.timeout(20):
+    await policy_service.add_identity(300, BACKEND, "node1")
+    async with (
+        policy_service.client(ADMIN) as admin,
+        policy_service.client(NODE1) as stub,
+        asyncio.timeout(20),
+    ):
         await admin.ApplyPolicy(pb.ApplyPolicyRequest(text=ALLOW))
         node = NodeStream(stub, "node1")
         await node.start(300)
         await node.until(lambda have: "subject:300" in have)
-        await service.store.put("cilium/state/identities/v1/id/301", FRONTEND.key.encode())
+        await policy_service.store.put("cilium/state/identities/v1/id/301", FRONTEND.key.encode())
         request = pb.AwaitIdentityRequest(identity=301, labels=FRONTEND.texts())
         request.timeout.FromMilliseconds(300)
         answer = await stub.AwaitIdentity(request)

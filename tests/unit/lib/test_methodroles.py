@@ -71,11 +71,17 @@ PolicyService/GetPolicy                   reader admin local
 PolicyService/ListPolicies                reader admin local
 PolicyService/WatchPolicies               reader admin local
 PolicyService/GetSubjectPolicy            reader admin local
+PolicyService/GetPolicyStatus             reader admin local
+PolicyService/ListSelectors               reader admin local
+PolicyService/ExplainFlow                 reader admin local
+PolicyService/DiffPolicies                reader admin local
+PolicyService/ReplayFlows                 reader admin local
 PolicyService/AwaitIdentity               node local
 PolicyService/SubscribeEndpointPolicies   node local
 NodeService/AddEndpoint                   local
 NodeService/DeleteEndpoint                local
 NodeService/GetEndpoint                   local
+NodeService/SetEndpointAudit              local
 NodeService/ListEndpoints                 local
 NodeService/WatchEndpoints                local
 NodeService/ListIpcache                   local

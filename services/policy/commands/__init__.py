@@ -1,0 +1,1 @@
+"""The commands of `axoneme policy` beside apply, get, delete and list."""

@@ -1,0 +1,1 @@
+"""Explain, diff and replay: what the policies mean for a flow or a change."""
