@@ -122,6 +122,7 @@ def node_list(client: Client, output: str) -> None:
 Examples:
   axoneme endpoint list
   axoneme endpoint add default/web --node node1 --netns /run/netns/web --label app=web
+  axoneme endpoint audit default/web on
   axoneme endpoint delete default/web"""
 )
 def endpoint() -> None:
@@ -167,6 +168,10 @@ def endpoint_list(client: Client, node_name: str, text: str, output: str) -> Non
 @click.option(
     "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of the workload; repeatable."
 )
+@click.option(
+    "--port", "ports", multiple=True, metavar="NAME=NUMBER/PROTOCOL", help="Named port [tcp]; repeatable."
+)
+@click.option("--audit", is_flag=True, help="Report what policy denies instead of dropping it.")
 @output_option
 @connected
 def endpoint_add(
@@ -176,15 +181,19 @@ def endpoint_add(
     netns: str,
     interface_name: str,
     labels: tuple[str, ...],
+    ports: tuple[str, ...],
+    audit: bool,
     output: str,
 ) -> None:
     """Create an endpoint for a workload in a network namespace; returns once its policy is in force.
 
     \b
-    Example:
+    Examples:
       axoneme endpoint add default/web --node node1 --netns /run/netns/web --label app=web
+      axoneme endpoint add default/web --netns /run/netns/web --port http=80/tcp --port dns=53/udp
     """
     from axoneme.api.node.v1 import node_pb2
+    from shim.namedports import named_ports_message, parse_named_ports
 
     namespace, slash, pod_name = workload.partition("/")
     if not slash:
@@ -193,7 +202,13 @@ def endpoint_add(
         )
     name = _one_node(client, node_name)
     request = node_pb2.AddEndpointRequest(
-        namespace=namespace, pod_name=pod_name, labels=labels, netns=netns, interface_name=interface_name
+        namespace=namespace,
+        pod_name=pod_name,
+        labels=labels,
+        netns=netns,
+        interface_name=interface_name,
+        named_ports=named_ports_message(parse_named_ports(ports)),
+        audit=audit,
     )
     made = client.node(name).AddEndpoint(request).endpoint
     if output == "json":
@@ -201,6 +216,27 @@ def endpoint_add(
     else:
         headers = ("node", "id", "workload", "identity", "ips", "state", "ingress", "egress", "labels")
         print_table(headers, [_endpoint_row(name, made)])
+
+
+@endpoint.command("audit")
+@click.argument("wanted", metavar="ID|[NAMESPACE/]NAME", shell_complete=completion.pods)
+@click.argument("switch", type=click.Choice(["on", "off"]))
+@node_option("Node of the endpoint; needed when several could be meant.")
+@connected
+def endpoint_audit(client: Client, wanted: str, switch: str, node_name: str) -> None:
+    """Switch policy auditing of an endpoint: what its policy denies passes and is reported.
+
+    \b
+    Examples:
+      axoneme endpoint audit default/web on
+      axoneme endpoint audit 7 off --node node1
+    """
+    from axoneme.api.node.v1 import node_pb2
+
+    name, endpoint_id = find_endpoint(client, wanted, node_name)
+    request = node_pb2.SetEndpointAuditRequest(endpoint_id=endpoint_id, audit=switch == "on")
+    client.node(name).SetEndpointAudit(request)
+    click.echo(f"policy auditing of endpoint {endpoint_id} of {name} is {switch}")
 
 
 @endpoint.command("delete")
@@ -372,7 +408,7 @@ def _endpoint_row(node_name: str, one: node_pb2.Endpoint) -> tuple[object, ...]:
         f"{one.namespace}/{one.pod_name}",
         one.identity,
         list(one.ips),
-        f"{state} ({one.state_reason})" if one.state_reason else state,
+        (f"{state} ({one.state_reason})" if one.state_reason else state) + (", audit" if one.audit else ""),
         _enforcement(one.ingress),
         _enforcement(one.egress),
         [label for label in one.labels if "io.cilium" not in label and "io.kubernetes" not in label],
@@ -393,9 +429,10 @@ def _policy_row(entry: node_pb2.PolicyMapEntry) -> tuple[object, ...]:
         {1: "ingress", 2: "egress"}.get(entry.direction, "unknown"),
         name_of(entry.identity) if entry.identity else "any",
         _ports(entry),
-        {1: "allow", 2: "deny", 3: "redirect"}.get(entry.action, "unknown"),
+        {1: "allow", 2: "deny", 3: "redirect"}.get(entry.action, "unknown")
+        + (" (audit: reported only)" if entry.audit else ""),
         entry.precedence,
-        "; ".join(rules) or "default allow",
+        "; ".join(rules) or ("default allow" if entry.action == 1 else "default deny"),
     )
 
 

@@ -41,6 +41,9 @@ class ShimConfig:
     bpffs: Path = config.option(Path("/sys/fs/bpf"), "BPF file system for pins")
     datapath: str = config.option(KERNEL, "kernel, or memory: no BPF and no packets")
     metrics_address: str = config.option("127.0.0.1:9966", "host:port of /metrics and /healthz")
+    policy_audit: bool = config.option(
+        False, "report what policy denies and let it pass, for every endpoint of the node"
+    )
     first_policy_seconds: float = config.option(7.0, "how long AddEndpoint waits for the first mapstate")
     link_check_seconds: float = config.option(10.0, "time between two looks at the attached programs")
     audit_seconds: float = config.option(60.0, "time between two map audits, plus or minus a tenth")

@@ -57,6 +57,8 @@ class Endpoint:
     state_reason: str = ""
     policy_generation: int = 0
     published: bool = False
+    named_ports: tuple[tuple[int, str, int], ...] = ()  # protocol, name, number; sorted
+    audit: bool = False  # what policy denies passes and is reported
 
     @property
     def name(self) -> str:
@@ -74,6 +76,8 @@ class Endpoint:
         fields["labels"] = LabelSet.from_key(fields["labels"])
         fields["state"] = EndpointState[fields["state"]]
         fields["ips"] = tuple(fields["ips"])
+        ports = fields.get("named_ports", ())
+        fields["named_ports"] = tuple((int(protocol), str(name), int(port)) for protocol, name, port in ports)
         return cls(**fields)
 
 

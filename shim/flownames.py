@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
 from axoneme.lib.labels import LabelSet
-from axoneme.lib.policy.model import Enforcement, Origin, SubjectPolicy
+from axoneme.lib.policy.model import Direction, Enforcement, Origin, SubjectPolicy
 from shim.cookies import CookieTable
 from shim.endpoints import Endpoint, EndpointTable
 from shim.flows.context import Address, PolicyOrigin, WorkloadInfo, mapped
@@ -96,7 +96,8 @@ class NodeNames:
     @property
     def revision(self) -> int:
         """Grows with each change of a name."""
-        return self._endpoints.revision + self._owners.revision + self._labels.revision
+        parts = (self._endpoints, self._owners, self._labels, self._local)
+        return sum(part.revision for part in parts)
 
     def endpoint(self, endpoint_id: int, time_ns: int | None) -> WorkloadInfo | None:
         """An endpoint of this node."""
@@ -229,24 +230,25 @@ class NodeNames:
             self._labels.put(number, labels, self._clock_ns() if number in self._labels else EVER)
 
     def _on_switch(self, endpoint: Endpoint) -> None:
-        """An endpoint is judged by the policy of its subject, under the generation that it has."""
-        policy = self._policies.policies.get(endpoint.identity)
+        """An endpoint is judged by the policy in force, under the generation that it has."""
+        policy = self._policies.in_force(endpoint.endpoint_id)
         if policy is None:
             return
         self._denials.tell(
             endpoint.endpoint_id,
             endpoint.policy_generation,
-            ingress=_denying(policy, policy.ingress, policy.ingress_default_deny),
-            egress=_denying(policy, policy.egress, policy.egress_default_deny),
+            ingress=_denying(policy, Direction.INGRESS),
+            egress=_denying(policy, Direction.EGRESS),
             now_ns=self._clock_ns(),
         )
 
 
-def _denying(policy: SubjectPolicy, enforcement: Enforcement, numbers: Iterable[int]) -> Denying:
-    """The policies behind a default deny, each once; None where there is none."""
-    if enforcement is not Enforcement.DEFAULT_DENY:
+def _denying(policy: SubjectPolicy, direction: Direction) -> Denying:
+    """The policies behind a default deny, enforced or reported, each once; None where there is none."""
+    if policy.audited_enforcement(direction) is not Enforcement.DEFAULT_DENY:
         return None
-    origins = (policy.origins[number] for number in sorted(numbers) if number in policy.origins)
+    numbers = sorted(policy.default_deny(direction))
+    origins = (policy.origins[number] for number in numbers if number in policy.origins)
     by_name = {(origin.kind, origin.namespace, origin.name): origin for origin in origins}
     return tuple(_policies(by_name.values(), policy.policy_revision))
 

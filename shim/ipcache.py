@@ -9,6 +9,7 @@ came.
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -31,6 +32,10 @@ class Rank(IntEnum):
     def title(self) -> str:
         """The word that the node API shows."""
         return self.name.lower().replace("_", "-")
+
+
+OUTSIDE = frozenset({Rank.CIDR, Rank.WORLD})
+"""Ranks that speak about addresses outside the cluster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,63 @@ def is_host_prefix(prefix: str) -> bool:
     return network.prefixlen == network.max_prefixlen
 
 
+class OwnedNetworks:
+    """Networks of more than one address that somebody in the cluster has, counted by statement.
+
+    What lies inside is no address outside: a prefix that a policy names there gets no identity of its own,
+    or an unknown pod would pass for the world.
+    """
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._statements: Counter[str] = Counter()
+        self._blocks: Counter[tuple[int, int, int]] = Counter()  # version, length, network bits
+        self._lengths: Counter[tuple[int, int]] = Counter()  # version, length
+
+    def add(self, prefix: str) -> None:
+        """One more statement about a prefix; single addresses don't count."""
+        if is_host_prefix(prefix):
+            return
+        self._statements[prefix] += 1
+        if self._statements[prefix] == 1:
+            self._change(prefix, 1)
+
+    def discard(self, prefix: str) -> None:
+        """One statement less."""
+        if prefix not in self._statements:
+            return
+        self._statements[prefix] -= 1
+        if not self._statements[prefix]:
+            del self._statements[prefix]
+            self._change(prefix, -1)
+
+    def holds(self, prefix: str) -> bool:
+        """Whether the prefix lies inside one of them."""
+        network = ipaddress.ip_network(prefix)
+        version = network.version
+        return any(
+            (version, length, _bits(network, length)) in self._blocks
+            for family, length in self._lengths
+            if family == version and length <= network.prefixlen
+        )
+
+    def _change(self, prefix: str, count: int) -> None:
+        network = ipaddress.ip_network(prefix)
+        length = (network.version, network.prefixlen)
+        block = (*length, _bits(network, network.prefixlen))
+        self._blocks[block] += count
+        self._lengths[length] += count
+        if not self._blocks[block]:
+            del self._blocks[block]
+        if not self._lengths[length]:
+            del self._lengths[length]
+        self.revision += 1
+
+
+def _bits(network: ipaddress.IPv4Network | ipaddress.IPv6Network, length: int) -> int:
+    return int(network.network_address) >> (network.max_prefixlen - length)
+
+
 class IpcacheMerge:
     """Contributions per prefix, and which prefixes changed their winner since the last `drain`."""
 
@@ -77,13 +139,18 @@ class IpcacheMerge:
         self._by_prefix: dict[str, dict[tuple[int, str], Contribution]] = {}
         self._shown: dict[str, IpcacheValue] = {}
         self._dirty: set[str] = set()
+        self.owned = OwnedNetworks()
+        """Networks that belong to the cluster, whoever speaks about them: PodCIDRs above all."""
         self.on_winner: Callable[[str, Contribution | None], None] | None = None
         """Hears in `drain` who speaks for each prefix about which something was said."""
 
     def put(self, prefix: str, contribution: Contribution) -> None:
         """Adds or replaces the statement of (rank, source) about a canonical prefix."""
         statements = self._by_prefix.setdefault(prefix, {})
-        statements[(contribution.rank, contribution.source)] = contribution
+        key = (contribution.rank, contribution.source)
+        if key not in statements and contribution.rank not in OUTSIDE:
+            self.owned.add(prefix)
+        statements[key] = contribution
         self._dirty.add(prefix)
 
     def remove(self, prefix: str, rank: Rank, source: str = "") -> None:
@@ -91,6 +158,8 @@ class IpcacheMerge:
         statements = self._by_prefix.get(prefix)
         if statements is None or statements.pop((rank, source), None) is None:
             return
+        if rank not in OUTSIDE:
+            self.owned.discard(prefix)
         if not statements:
             del self._by_prefix[prefix]
         self._dirty.add(prefix)

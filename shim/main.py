@@ -4,6 +4,7 @@
              └─ SubscribeNodes ────► NodeSink ────┼─► NodeIpcache ─► axoneme_ipexact, axoneme_ipcache
                                         └─► routes (helper), PeerTable
     policy ──── SubscribeEndpointPolicies ─► PolicySink ─► axoneme_policy, axoneme_ep
+                                                 └─► LocalIdentities ─► NodeIpcache (named prefixes)
     node API (unix socket) ─► Workloads ─► helper, maps, services
     axoneme_events (ring) ─► FlowFeed ─► Observer API (mTLS, and the unix socket)
 

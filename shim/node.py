@@ -95,13 +95,15 @@ class Node:
             datapath.maps[layout.IPEXACT.name], datapath.maps[layout.IPCACHE.name]
         )
         self.ipcache = NodeIpcache(self.ipcache_table, cluster_name=cfg.cluster_name, clock=clock)
-        self.endpoint_map = EndpointMap(datapath.maps[layout.EP.name], clock=clock)
+        self.endpoint_map = EndpointMap(datapath.maps[layout.EP.name], clock=clock, audit=cfg.policy_audit)
         self.policies = PolicySink(
             endpoints=self.endpoints,
             datapath=datapath,
             cookies=self.cookies,
             local=self.local,
+            prefixes=self.ipcache,
             write_endpoint=self.endpoint_map.write,
+            checkpoint=self.checkpoint,
             clock=clock,
         )
         own = own_entry(cfg)
@@ -194,6 +196,7 @@ class Node:
             links=self.links,
             streams=self.streams,
             lost_events=partial(lost_events_of, self._datapath),
+            policy_audit=cfg.policy_audit,
         )
         self.api = NodeService(
             endpoints=self.endpoints,
@@ -233,7 +236,8 @@ class Node:
         self.cookies.load(state.cookies)
         self._build()
         self.workloads.released = set(state.released)
-        self.ipcache.reconciler.load()
+        self.ipcache.load()
+        self.local.load(state.local_identities, self.ipcache.holds)
         await self.nodes.load()
         if state.pod_cidrs:
             stored = NodeEntry(
@@ -244,7 +248,7 @@ class Node:
             )
             await self.membership.take_over(stored)
         await self.workloads.restore(state.endpoints, state.last_endpoint_id)
-        self.ipcache.commit()
+        await self.policies.resume()
         self._ready_problem = None
 
     def start(self, scope: TaskScope) -> None:
@@ -313,6 +317,7 @@ class Node:
                 last_endpoint_id=self.workloads.numbers.last_given,
                 released=tuple(sorted(self.workloads.released)),
                 cookies=self.cookies.dump(),
+                local_identities=self.local.dump(),
             )
         )
 

@@ -3,6 +3,7 @@ identities.
 
 Owned by the event loop. Speakers put and withdraw statements, then `commit` writes what changed; nothing
 that was in the kernel at start goes away before both the ipcache and the node stream were complete once.
+Prefixes that policies name are written only outside the networks of the cluster (`OwnedNetworks`).
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ class NodeIpcache:
         self._lookup = LongestPrefix(self.merge)
         self._cluster_name = cluster_name
         self._incomplete = {IPCACHE_STREAM, NODE_STREAM}
+        self._inherited: list[str] = []
+        self._prefixes: dict[str, int] = {}  # named by policies
+        self._placed: dict[str, int] = {}  # those of them that lie outside the cluster
+        self._owned_revision = 0
+        self._unconfirmed: set[str] = set()
         self.merge.replace(Rank.WORLD, "", world_contributions())
 
     @property
@@ -98,8 +104,54 @@ class NodeIpcache:
             statements[host_prefix(ip)] = contribution
         self.merge.replace(rank, source, statements)
 
+    def load(self) -> None:
+        """Reads what the kernel holds; its PodCIDRs count until the node stream was complete."""
+        self.reconciler.load()
+        self._inherited = [
+            prefix
+            for prefix, value in self.reconciler.actual.items()
+            if value.identity == identities.UNMANAGED
+        ]
+        for prefix in self._inherited:
+            self.merge.owned.add(prefix)
+
+    def publish(self, numbers: Mapping[str, int]) -> frozenset[str]:
+        """Makes these all prefixes that policies name; returns those that came into the kernel just now."""
+        if numbers != self._prefixes:
+            self._prefixes = dict(numbers)
+            self._place_prefixes()
+        self.commit()
+        confirmed = {prefix for prefix in self._unconfirmed if self.holds(prefix, self._placed[prefix])}
+        self._unconfirmed -= confirmed
+        return frozenset(confirmed)
+
+    def holds(self, prefix: str, number: int) -> bool:
+        """Whether the kernel has this number for a prefix."""
+        value = self.reconciler.actual.get(prefix)
+        return value is not None and value.identity == number
+
+    def prefix_faults(self) -> dict[str, WriteFault]:
+        """Prefixes of policies that the kernel did not take."""
+        faults = self.reconciler.faults()
+        return {prefix: fault for prefix, fault in faults.items() if prefix in self._placed}
+
+    def _place_prefixes(self) -> None:
+        owned = self.merge.owned
+        placed = {prefix: number for prefix, number in self._prefixes.items() if not owned.holds(prefix)}
+        for prefix in [prefix for prefix in self._placed if prefix not in placed]:
+            self.merge.remove(prefix, Rank.CIDR)
+            self._unconfirmed.discard(prefix)
+        for prefix, number in placed.items():
+            if self._placed.get(prefix) != number:
+                value = IpcacheValue(identity=number)
+                self.merge.put(prefix, Contribution(rank=Rank.CIDR, value=value))
+                self._unconfirmed.add(prefix)
+        self._placed, self._owned_revision = placed, owned.revision
+
     def commit(self) -> Mapping[str, WriteFault]:
         """Writes what changed since the last call and returns every prefix that is not in the kernel."""
+        if self._owned_revision != self.merge.owned.revision:
+            self._place_prefixes()
         changes = self.merge.drain()
         self.reconciler.put({prefix: value for prefix, value in changes.items() if value is not None})
         self.reconciler.discard(prefix for prefix, value in changes.items() if value is None)
@@ -111,6 +163,10 @@ class NodeIpcache:
         if stream not in self._incomplete:
             return
         self._incomplete.discard(stream)
+        if stream == NODE_STREAM:
+            for prefix in self._inherited:
+                self.merge.owned.discard(prefix)
+            self._inherited = []
         if not self._incomplete:
             self.reconciler.prune()
 

@@ -1,50 +1,48 @@
-"""Takes the policy stream: finishes each subject's mapstate and switches its endpoints to it.
+"""Takes the policy stream: each subject's mapstate into the maps of its endpoints.
 
-    SubjectPolicy ─► finish (local identities) ─► bytes with cookies ─► capacity check
-                  ─► new inner map, filled ─► one update of axoneme_policy per endpoint
-                  ─► generation bump in axoneme_ep
+    SubjectPolicy ─► prefixes that it names get numbers ─► maps in force learn them ─► ipcache
+                  ─► mapstate ─► enforceable? room? ─► InnerMaps ─► generation bump in axoneme_ep
+                  ─► prefixes that nobody names any more: out of the ipcache, then out of the maps
 
-A map is filled before any endpoint sees it and never changed afterwards, so that a policy is in force whole
-or not at all; endpoints with equal content share one map. What cannot be applied leaves the last good
-policy in force, or the endpoint locked when it had none, and is reported per subject and tried again.
+A policy is in force whole or not at all. What cannot be applied leaves the last good policy in force, or the
+endpoint locked when it had none, and is reported per subject and tried again. The order above lets no packet
+meet a number that its map does not know: the last good policy too is kept up with the node's identities.
 Nothing here decides what a rule means.
 
-A large subject takes about a second to finish, so that runs in a worker thread, and the endpoints are looked
-up again afterwards: they may have come or gone meanwhile. The lock keeps subjects in order, and `apply`
-returns, which is what acknowledges, only when the kernel has everything.
+The lock keeps changes in order, and `apply` returns, which is what acknowledges, only when the kernel has
+everything. Endpoints come and go meanwhile, so they are looked up again after each wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 from axoneme.lib.bpf.errors import BpfError
 from axoneme.lib.bpf.maps import BpfMap
-from axoneme.lib.errors import AxonemeError, Unsupported
+from axoneme.lib.errors import AxonemeError
 from axoneme.lib.intent import Failure
-from axoneme.lib.labels import LabelSet
-from axoneme.lib.policy.finish import finish
-from axoneme.lib.policy.model import Action, MapEntry, MapKey, SubjectPolicy
+from axoneme.lib.policy.model import NamedPort, SubjectPolicy
 from axoneme.lib.policycodec import subject_key, subject_number
 from shim.cookies import CookieTable
 from shim.datapath import Datapath
 from shim.endpoints import Endpoint, EndpointState, EndpointTable, generation_after
+from shim.innermaps import InnerMaps
 from shim.localidentities import LocalIdentities
 from shim.maps import layout
+from shim.mapstates import Mapstate, Ports, named_ports_in, relevant_ports
+from shim.prefixes import NodePrefixes, PrefixTable
 from shim.reconciler import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 
-Content = dict[bytes, bytes]
 
+@dataclass(frozen=True, slots=True)
+class _InForce:
+    """What an endpoint's map was made of; without a policy it is from an earlier life of the shim."""
 
-@dataclass(slots=True)
-class _InnerMap:
-    """An inner map in use, with what it holds and who uses it."""
-
-    bpf_map: BpfMap
-    content: Content
-    users: set[int] = field(default_factory=set)
+    policy: SubjectPolicy | None
+    revision: int  # of the local identities
 
 
 @dataclass(slots=True)
@@ -63,7 +61,9 @@ class PolicySink:
         datapath: Datapath,
         cookies: CookieTable,
         local: LocalIdentities,
+        prefixes: PrefixTable,
         write_endpoint: Callable[[Endpoint], None],
+        checkpoint: Callable[[], None],
         clock: Callable[[], float],
         max_entries: int = layout.POLICY_INNER.max_entries,
     ) -> None:
@@ -71,201 +71,331 @@ class PolicySink:
         self.failures: dict[str, Failure] = {}
         self.complete = False
         self.on_switch: Callable[[Endpoint], None] = _nobody_listens
-        """Hears that an endpoint is judged by its subject's policy, under the generation that it has now."""
+        """Hears that an endpoint is judged by the policy in force, under the generation that it has now."""
         self._endpoints = endpoints
-        self._datapath = datapath
         self._cookies = cookies
         self._local = local
+        self._prefixes = NodePrefixes(local, prefixes, checkpoint)
         self._write_endpoint = write_endpoint
         self._clock = clock
         self._max_entries = max_entries
-        self._inner_by_endpoint: dict[int, _InnerMap] = {}
-        self._adopted: set[int] = set()  # endpoints whose map is from an earlier life of the shim
+        self._maps = InnerMaps(datapath, max_entries=max_entries)
+        self._in_force: dict[int, _InForce] = {}
+        self._mapstates: dict[tuple[int, Ports], Mapstate] = {}
+        self._named: dict[int, tuple[SubjectPolicy, frozenset[NamedPort]]] = {}  # by id() of the policy
+        self._faults: dict[tuple[int, Ports], Failure] = {}
         self._retries: dict[int, _Retry] = {}
+        self._told: Mapping[str, Failure] = {}
         self._lock = asyncio.Lock()
+
+    # --- what happens on the node
 
     async def adopt(self, endpoint: Endpoint) -> bool:
         """Takes over the map that the kernel has for an endpoint; False when it has none."""
-        bpf_map = await self._datapath.open_policy_map(endpoint.endpoint_id)
-        if bpf_map is None:
+        if not await self._maps.adopt(endpoint.endpoint_id):
             return False
-        known = next(
-            (i for i in self._inner_by_endpoint.values() if i.bpf_map.map_id == bpf_map.map_id), None
-        )
-        inner = known or _InnerMap(bpf_map, dict(bpf_map.items()))
-        self._use(endpoint.endpoint_id, inner)
-        self._adopted.add(endpoint.endpoint_id)
+        self._in_force[endpoint.endpoint_id] = _InForce(None, 0)
         return True
+
+    async def resume(self) -> None:
+        """After all maps were adopted: what they rely on stays in the ipcache."""
+        async with self._lock:
+            await self._settle(())
 
     async def apply(
         self, upserts: Mapping[str, SubjectPolicy], removals: Collection[str], *, complete: bool
     ) -> Mapping[str, Failure]:
-        """Applies changed subjects one by one; returns all that are not in force."""
+        """Applies changed subjects; returns all that are not in force."""
         async with self._lock:
-            for key, policy in upserts.items():
-                self.policies[subject_number(key)] = policy
-                await self._apply(subject_number(key))
+            changed = {subject_number(key): policy for key, policy in upserts.items()}
+            self.policies.update(changed)
             for key in removals:
                 self._forget(subject_number(key))
+            await self._settle(changed)
             self.complete = self.complete or complete
-            return dict(self.failures)
+            self._told = dict(self.failures)
+            return self._told
 
     async def apply_to(self, endpoint_id: int) -> None:
         """Gives an endpoint that just appeared the mapstate of its subject, if it is known."""
         async with self._lock:
             endpoint = self._endpoints.get(endpoint_id)
             if endpoint is not None and endpoint.identity in self.policies:
-                await self._apply(endpoint.identity)
+                await self._settle([endpoint.identity])
 
     async def remove_endpoint(self, endpoint_id: int) -> None:
-        """Takes away the map of an endpoint that is gone, and the policy of its subject with the last one."""
+        """Takes away the map of an endpoint that is gone."""
         async with self._lock:
-            self._outer().delete(layout.policy_outer_key(endpoint_id))
-            self._release(endpoint_id)
+            self._maps.remove(endpoint_id)
+            self._in_force.pop(endpoint_id, None)
+            await self._settle(())
 
     async def retry_due(self) -> bool:
-        """Tries failed subjects again; True when the failures changed."""
-        now, before = self._clock(), dict(self.failures)
-        async with self._lock:
-            for number in [number for number, retry in self._retries.items() if retry.due <= now]:
-                await self._apply(number)
-        return self.failures != before
+        """Tries failed subjects again; True when failures are others than were last told."""
+        now = self._clock()
+        if any(retry.due <= now for retry in self._retries.values()):
+            async with self._lock:
+                await self._settle(())
+        changed = self.failures != self._told
+        self._told = dict(self.failures)
+        return changed
 
     async def finish_again(self) -> Mapping[str, Failure]:
-        """After a change of local identities: every mapstate is finished anew."""
+        """After a change of local identities: maps learn what is new."""
         async with self._lock:
-            for number in list(self.policies):
-                await self._apply(number)
+            await self._settle(())
             return dict(self.failures)
 
-    async def content_of(self, policy: SubjectPolicy) -> Content:
-        """The entries of a subject's map on this node. Raises Unsupported or KeyError."""
-        local = dict(self._local.labels())
-        entries, origin_sets = await asyncio.to_thread(_finished, policy, local)
-        cookies = {origins: self._cookies.cookie_of(origins) for origins in origin_sets}
-        return await asyncio.to_thread(_encoded, entries, cookies)
+    async def enforce_again(self, endpoint_id: int) -> None:
+        """After a change of the endpoint's switches: its connections are judged again."""
+        async with self._lock:
+            if self._endpoints.get(endpoint_id) is not None:
+                self._bump(endpoint_id)
+
+    # --- what others ask
+
+    def in_force(self, endpoint_id: int) -> SubjectPolicy | None:
+        """The policy that an endpoint is judged by, if it is known."""
+        known = self._in_force.get(endpoint_id)
+        return known.policy if known else None
 
     def map_of(self, endpoint_id: int) -> BpfMap | None:
         """The map that an endpoint uses."""
-        inner = self._inner_by_endpoint.get(endpoint_id)
-        return inner.bpf_map if inner else None
+        return self._maps.map_of(endpoint_id)
 
     def cookies_in_use(self) -> set[int]:
-        """Cookies that some map holds."""
-        inners = {id(inner): inner for inner in self._inner_by_endpoint.values()}
-        entries = (raw for inner in inners.values() for raw in inner.content.values())
-        return {layout.PolicyEntry.unpack(raw).cookie for raw in entries}
+        """Cookies that some map holds or is about to hold."""
+        contents = [*self._maps.contents(), *(state.content for state in self._mapstates.values())]
+        return {layout.PolicyEntry.unpack(raw).cookie for one in contents for raw in one.values()}
 
     async def audit(self) -> list[str]:
         """Compares maps with what they should hold and repairs; returns what differed."""
-        repairs: list[str] = []
         async with self._lock:
-            for endpoint_id, inner in self._inner_by_endpoint.items():
-                key = layout.policy_outer_key(endpoint_id)
-                if self._outer().inner_id(key) != inner.bpf_map.map_id:
-                    self._outer().set_inner(key, inner.bpf_map)
-                    repairs.append(f"axoneme_policy: endpoint {endpoint_id}: map switched back")
-                repairs += [f"policy map of endpoint {endpoint_id}: {what}" for what in _repair(inner)]
-            known = {layout.policy_outer_key(endpoint.endpoint_id) for endpoint in self._endpoints}
+            repairs = self._maps.audit()
             if self.complete:
-                for key in [key for key, _ in self._outer().items()]:
-                    if key not in known:
-                        self._outer().delete(key)
-                        repairs.append(f"axoneme_policy: {key.hex()}: unknown, removed")
+                repairs += self._maps.prune([endpoint.endpoint_id for endpoint in self._endpoints])
         return repairs
 
-    async def _apply(self, number: int) -> None:
-        """Puts the mapstate of a subject into force for its endpoints, or records why not."""
-        try:
-            if self._endpoints.with_identity(number):
-                await self._switch(number)
-        except (AxonemeError, BpfError, KeyError) as error:
-            self._fail(number, _failure(error))
-            return
-        self._retries.pop(number, None)
-        self.failures.pop(subject_key(number), None)
+    # --- the order of things
 
-    async def _switch(self, number: int) -> None:
-        policy = self.policies[number]
-        self._cookies.learn(policy.origins)
-        content = await self.content_of(policy)
+    async def _settle(self, changed: Iterable[int]) -> None:
+        """Brings changed subjects, and whatever waits for them, into force as far as that is possible."""
+        before = self._subjects()
+        waiting = {number for number in (*changed, *self._retries) if number in before}
+        self._name_prefixes()
+        await self._publish()
+        while waiting:
+            blocked = {number for number in sorted(waiting) if not await self._apply(number)}
+            self._name_prefixes()
+            await self._publish()
+            if blocked == waiting:
+                break
+            waiting = blocked
+        await self._let_go()
+        self._report(before, changed)
+
+    def _name_prefixes(self) -> None:
+        alive = self._subjects()
+        policies = [self.policies[number] for number in alive if number in self.policies]
+        policies += [one.policy for one in self._in_force.values() if one.policy is not None]
+        self._named = {id(one): self._named.get(id(one)) or (one, named_ports_in(one)) for one in policies}
+        unknown = any(one.policy is None for one in self._in_force.values())
+        self._prefixes.want(policies, keep=unknown)
+
+    async def _publish(self) -> None:
+        """Maps first, then the ipcache; connections under policies that name a prefix meet it at once."""
+        await self._catch_up()
+        fresh = self._prefixes.publish(self._covered())
+        if not fresh:
+            return
+        for endpoint_id, one in list(self._in_force.items()):
+            if one.policy is not None and not fresh.isdisjoint(self._prefixes.named_in(one.policy)):
+                self._bump(endpoint_id)
+
+    async def _let_go(self) -> None:
+        """The reverse order: out of the ipcache (which `_publish` did), out of the maps, free."""
+        self._prefixes.retire()
+        await self._catch_up()
+        self._local.free(self._covered())
+        self._prefixes.save()
+        living = {(e.identity, self._ports(e, self.policies[e.identity])) for e in self._with_policy()}
+        for key in [key for key in self._mapstates if key not in living]:
+            del self._mapstates[key]
+
+    async def _catch_up(self) -> None:
+        """Maps in force learn the local identities of this moment; who cannot keeps what it has."""
+        revision = self._local.revision
+        groups = {}
+        for endpoint_id, one in self._in_force.items():
+            endpoint = self._endpoints.get(endpoint_id)
+            if endpoint is None or one.policy is None or one.revision == revision:
+                continue
+            groups[(endpoint.identity, id(one.policy), self._ports(endpoint, one.policy))] = one.policy
+        for (number, _, ports), policy in groups.items():
+            try:
+                await self._put_in_force(number, ports, policy, self._judged_by(number, ports, policy))
+            except (AxonemeError, BpfError, KeyError) as error:
+                self._faults.setdefault((number, ports), _failure(error))
+
+    # --- one subject
+
+    async def _apply(self, number: int) -> bool:
+        """Puts a subject's policy into force for all its endpoints; False when some are left behind."""
+        policy = self.policies.get(number)
+        if policy is None:
+            return True
+        whole = True
+        for ports in sorted({self._ports(one, policy) for one in self._endpoints.with_identity(number)}):
+            members = partial(self._members, number, ports, policy)
+            self._faults.pop((number, ports), None)
+            failure = self._obstacle(policy, members())
+            if failure is None:
+                try:
+                    await self._put_in_force(number, ports, policy, members)
+                except (AxonemeError, BpfError, KeyError) as error:
+                    failure = _failure(error)
+            if failure is not None:
+                self._faults[(number, ports)] = failure
+                whole = False
+        return whole
+
+    def _obstacle(self, policy: SubjectPolicy, members: Iterable[int]) -> Failure | None:
+        """A prefix that cannot be told apart. An unknown map learns it only with the policy itself."""
+        if any((one := self._in_force.get(number)) is not None and one.policy is None for number in members):
+            return None
+        return self._prefixes.obstacle(policy, self._blocking())
+
+    async def _put_in_force(
+        self, number: int, ports: Ports, policy: SubjectPolicy, members: Callable[[], list[int]]
+    ) -> None:
+        """Raises AxonemeError, BpfError or KeyError; then the last map stays."""
+        state = self._mapstates.setdefault((number, ports), Mapstate(ports))
+        revision = self._local.revision
+        content = await state.move(policy, self._local, self._cookies)
+        refusal = state.refusal()
+        if refusal is not None:
+            raise refusal
         room = self._max_entries
         if len(content) > room:
             raise _TooLargeError(
                 f"the policy needs {len(content)} entries, a map holds {room}; the last one stays in force"
             )
-        inner = await self._inner_for(content)
-        try:
-            for endpoint in self._endpoints.with_identity(number):
-                self._switch_endpoint(endpoint, inner)
-        finally:
-            if not inner.users:
-                inner.bpf_map.close()
+        await self._maps.switch(members, content, partial(self._settled, _InForce(policy, revision)))
 
-    def _switch_endpoint(self, endpoint: Endpoint, inner: _InnerMap) -> None:
-        endpoint_id = endpoint.endpoint_id
-        # After a restart the generation may not have followed the last switch: it is bumped once more.
-        changed = self._inner_by_endpoint.get(endpoint_id) is not inner
-        if changed:
-            self._outer().set_inner(layout.policy_outer_key(endpoint_id), inner.bpf_map)
-            self._use(endpoint_id, inner)
-        else:
-            self.on_switch(endpoint)
-        if changed or endpoint_id in self._adopted:
-            generation = generation_after(endpoint.policy_generation)
-            endpoint = self._endpoints.change(endpoint_id, policy_generation=generation)
-            self.on_switch(endpoint)  # heard before the kernel can stamp the generation
-            self._write_endpoint(endpoint)
-            self._adopted.discard(endpoint_id)
-        self._endpoints.step(endpoint_id, EndpointState.READY)
-
-    async def _inner_for(self, content: Content) -> _InnerMap:
-        """A map with this content: one that exists, else a new one, filled."""
-        for inner in self._inner_by_endpoint.values():
-            if inner.content == content:
-                return inner
-        bpf_map = await self._datapath.new_policy_map()
-        try:
-            await asyncio.to_thread(bpf_map.update_batch, list(content.items()))
-        except BaseException:
-            bpf_map.close()
-            raise
-        return _InnerMap(bpf_map, content)
-
-    def _use(self, endpoint_id: int, inner: _InnerMap) -> None:
-        self._release(endpoint_id)
-        inner.users.add(endpoint_id)
-        self._inner_by_endpoint[endpoint_id] = inner
-
-    def _release(self, endpoint_id: int) -> None:
-        inner = self._inner_by_endpoint.pop(endpoint_id, None)
-        self._adopted.discard(endpoint_id)
-        if inner is None:
+    def _settled(self, in_force: _InForce, endpoint_id: int, changed: bool) -> None:
+        """A map holds this now. Before a restart the generation may not have followed the last switch."""
+        before = self._in_force.get(endpoint_id)
+        self._in_force[endpoint_id] = in_force
+        if self._endpoints.get(endpoint_id) is None:
             return
-        inner.users.discard(endpoint_id)
-        if not inner.users:
-            inner.bpf_map.close()
+        if changed or before is None or before.policy is None:
+            self._bump(endpoint_id)
+        else:
+            self.on_switch(self._endpoints.require(endpoint_id))
 
-    def _fail(self, number: int, failure: Failure) -> None:
-        self.failures[subject_key(number)] = failure
-        known = self._retries.get(number)
-        delay = min(known.delay_seconds * 2, LAST_RETRY_SECONDS) if known else FIRST_RETRY_SECONDS
-        self._retries[number] = _Retry(delay, self._clock() + delay)
-        for endpoint in self._endpoints.with_identity(number):
-            locked = endpoint.state is EndpointState.LOCKED
-            self._endpoints.step(
-                endpoint.endpoint_id, EndpointState.LOCKED if locked else EndpointState.STALE, failure.message
-            )
+    def _bump(self, endpoint_id: int) -> None:
+        """Connections of an endpoint are judged again."""
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is None:
+            return
+        generation = generation_after(endpoint.policy_generation)
+        endpoint = self._endpoints.change(endpoint_id, policy_generation=generation)
+        self.on_switch(endpoint)  # heard before the kernel can stamp the generation
+        self._write_endpoint(endpoint)
+
+    # --- who is who
+
+    def _subjects(self) -> set[int]:
+        return {endpoint.identity for endpoint in self._endpoints if _lives(endpoint)}
+
+    def _with_policy(self) -> list[Endpoint]:
+        return [e for e in self._endpoints if e.identity in self.policies]
+
+    def _ports(self, endpoint: Endpoint, policy: SubjectPolicy) -> Ports:
+        known = self._named.get(id(policy))
+        return relevant_ports(endpoint.named_ports, known[1] if known else named_ports_in(policy))
+
+    def _members(self, number: int, ports: Ports, policy: SubjectPolicy) -> list[int]:
+        found = self._endpoints.with_identity(number)
+        return [e.endpoint_id for e in found if self._ports(e, policy) == ports]
+
+    def _judged_by(self, number: int, ports: Ports, policy: SubjectPolicy) -> Callable[[], list[int]]:
+        """Endpoints whose map was made of exactly this."""
+
+        def members() -> list[int]:
+            return [
+                e.endpoint_id
+                for e in self._endpoints
+                if e.identity == number
+                and self.in_force(e.endpoint_id) is policy
+                and self._ports(e, policy) == ports
+            ]
+
+        return members
+
+    def _covered(self) -> int:
+        """The revision of local identities that every map knows."""
+        known = [one.revision for number, one in self._in_force.items() if self._endpoints.get(number)]
+        return min(known, default=self._local.revision)
+
+    def _blocking(self) -> str:
+        """An endpoint whose map does not know the newest identities."""
+        revision = self._local.revision
+        for endpoint in self._endpoints:
+            if self._in_force.get(endpoint.endpoint_id, _NEWEST).revision < revision:
+                return f"the map of endpoint {endpoint.endpoint_id} ({endpoint.name})"
+        return ""
+
+    # --- what is told
+
+    def _report(self, before: Iterable[int], changed: Iterable[int]) -> None:
+        """Failures by subject, times of the next tries, states of endpoints."""
+        numbers = {*before, *self._subjects(), *changed}
+        failures: dict[int, Failure] = {}
+        living = set()
+        for endpoint in self._with_policy():
+            if not _lives(endpoint):
+                continue
+            key = (endpoint.identity, self._ports(endpoint, self.policies[endpoint.identity]))
+            living.add(key)
+            failure = self._faults.get(key)
+            if failure is not None:
+                failures.setdefault(endpoint.identity, failure)
+            self._show(endpoint, failure)
+        self._faults = {key: failure for key, failure in self._faults.items() if key in living}
+        self.failures = {subject_key(number): failure for number, failure in failures.items()}
+        for number in numbers | self._retries.keys():
+            self._schedule(number, failed=number in failures)
+
+    def _show(self, endpoint: Endpoint, failure: Failure | None) -> None:
+        number, locked = endpoint.endpoint_id, endpoint.state is EndpointState.LOCKED
+        if failure is not None:
+            state, reason = EndpointState.LOCKED if locked else EndpointState.STALE, failure.message
+        elif number in self._in_force:
+            state, reason = EndpointState.READY, ""
+        else:
+            return
+        if (endpoint.state, endpoint.state_reason) != (state, reason):
+            self._endpoints.step(number, state, reason)
+
+    def _schedule(self, number: int, *, failed: bool) -> None:
+        if not failed:
+            self._retries.pop(number, None)
+            return
+        known, now = self._retries.get(number), self._clock()
+        if known is None:
+            self._retries[number] = _Retry(FIRST_RETRY_SECONDS, now + FIRST_RETRY_SECONDS)
+        elif known.due <= now:
+            delay = min(known.delay_seconds * 2, LAST_RETRY_SECONDS)
+            self._retries[number] = _Retry(delay, now + delay)
 
     def _forget(self, number: int) -> None:
         """A removed subject keeps its last policy until its endpoints are gone."""
         self.failures.pop(subject_key(number), None)
         self._retries.pop(number, None)
+        self._faults = {key: failure for key, failure in self._faults.items() if key[0] != number}
         if not self._endpoints.with_identity(number):
             self.policies.pop(number, None)
-
-    def _outer(self) -> BpfMap:
-        return self._datapath.maps[layout.POLICY.name]
 
 
 class _TooLargeError(AxonemeError):
@@ -273,25 +403,15 @@ class _TooLargeError(AxonemeError):
     default_reason = "POLICY_MAP_FULL"
 
 
+_NEWEST = _InForce(None, 1 << 62)
+
+
 def _nobody_listens(_: Endpoint) -> None:
     pass
 
 
-def _finished(
-    policy: SubjectPolicy, local: Mapping[int, LabelSet]
-) -> tuple[dict[MapKey, MapEntry], set[frozenset[int]]]:
-    """The mapstate and the sets of origins in it."""
-    entries = finish(policy, local_identities=local, named_ports={})
-    if any(entry.action is Action.REDIRECT for entry in entries.values()):
-        raise Unsupported("a rule redirects to a proxy and this node runs none; remove its L7 part")
-    return entries, {entry.origins for entry in entries.values()}
-
-
-def _encoded(entries: Mapping[MapKey, MapEntry], cookies: Mapping[frozenset[int], int]) -> Content:
-    return {
-        layout.policy_key(key): layout.policy_entry(key, entry, cookie=cookies[entry.origins])
-        for key, entry in entries.items()
-    }
+def _lives(endpoint: Endpoint) -> bool:
+    return endpoint.state is not EndpointState.TERMINATING
 
 
 def _failure(error: AxonemeError | BpfError | KeyError) -> Failure:
@@ -302,15 +422,3 @@ def _failure(error: AxonemeError | BpfError | KeyError) -> Failure:
             "INVALID_ARGUMENT", "SELECTOR_UNDEFINED", f"a rule refers to selector {error}, not defined"
         )
     return Failure("UNAVAILABLE", "MAP_WRITE_FAILED", str(error))
-
-
-def _repair(inner: _InnerMap) -> list[str]:
-    """Makes an inner map hold its content again."""
-    found = dict(inner.bpf_map.items())
-    wrong = [(key, value) for key, value in inner.content.items() if found.get(key) != value]
-    unknown = [key for key in found if key not in inner.content]
-    inner.bpf_map.update_batch(wrong)
-    inner.bpf_map.delete_batch(unknown)
-    return [f"{key.hex()}: missing or changed, written again" for key, _ in wrong] + [
-        f"{key.hex()}: unknown, removed" for key in unknown
-    ]

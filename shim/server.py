@@ -24,6 +24,7 @@ from shim.cookies import CookieTable
 from shim.endpoints import Endpoint, EndpointTable
 from shim.ipcache import IpcacheMerge, IpcacheValue
 from shim.maps import layout
+from shim.namedports import decode_named_ports, named_ports_message
 from shim.policies import PolicySink
 from shim.privileged import protocol
 from shim.reconciler import Table
@@ -103,6 +104,20 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         endpoint = self._endpoints.require(request.endpoint_id)
         return node_pb2.GetEndpointResponse(endpoint=self._message(endpoint))
 
+    async def SetEndpointAudit(
+        self, request: node_pb2.SetEndpointAuditRequest, context: Context
+    ) -> node_pb2.SetEndpointAuditResponse:
+        """Switches policy auditing of one endpoint."""
+
+        async def switch() -> node_pb2.SetEndpointAuditResponse:
+            endpoint = await asyncio.shield(self._workloads.set_audit(request.endpoint_id, request.audit))
+            return node_pb2.SetEndpointAuditResponse(endpoint=self._message(endpoint))
+
+        content = request.SerializeToString(deterministic=True)
+        return await self._requests.run(
+            "local", "SetEndpointAudit", request.request_id, switch, content=content
+        )
+
     async def ListEndpoints(
         self, request: node_pb2.ListEndpointsRequest, context: Context
     ) -> node_pb2.ListEndpointsResponse:
@@ -174,7 +189,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         return node_pb2.AuditMapsResponse(repairs=await self._audit.run())
 
     def _message(self, endpoint: Endpoint) -> node_pb2.Endpoint:
-        policy = self._policies.policies.get(endpoint.identity)
+        policy = self._policies.in_force(endpoint.endpoint_id)
         return node_pb2.Endpoint(
             endpoint_id=endpoint.endpoint_id,
             namespace=endpoint.namespace,
@@ -189,6 +204,8 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             ingress=policy_pb2.Enforcement.ValueType(policy.ingress if policy else 0),
             egress=policy_pb2.Enforcement.ValueType(policy.egress if policy else 0),
             policy_generation=endpoint.policy_generation,
+            named_ports=named_ports_message(endpoint.named_ports),
+            audit=endpoint.audit or self._workloads.audits_all,
         )
 
     def _ipcache_entry(self, prefix: str, value: IpcacheValue) -> node_pb2.IpcacheMapEntry:
@@ -211,6 +228,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             action=policy_pb2.Action.ValueType(entry.action),
             precedence=entry.precedence,
             origins=[_origin(origin) for origin in self._cookies.origins_of(entry.cookie)],
+            audit=bool(entry.flags & layout.ENTRY_AUDIT),
         )
 
 
@@ -226,6 +244,8 @@ def decode_wanted(request: node_pb2.AddEndpointRequest) -> Wanted:
         labels=tuple(request.labels),
         netns=protocol.check_netns("netns", request.netns),
         interface_name=protocol.check_interface("interface_name", request.interface_name or "eth0"),
+        named_ports=decode_named_ports(request.named_ports),
+        audit=request.audit,
         request_id=request.request_id,
     )
 

@@ -19,6 +19,7 @@ from axoneme.lib.errors import Unavailable
 from axoneme.lib.labels import LabelSet
 from axoneme.lib.rpcerrors import error_from_rpc
 from shim.endpoints import Endpoint
+from shim.namedports import named_ports_message
 from shim.routes import NodeEntry
 from shim.wire import node_entry
 
@@ -114,7 +115,12 @@ class Services:
         """One call, since only a whole list can be complete; max_addresses_per_node bounds it there."""
         addresses = [
             identity_pb2.Address(
-                ip=ip, identity=e.identity, host_ip=host_ip, namespace=e.namespace, pod_name=e.pod_name
+                ip=ip,
+                identity=e.identity,
+                host_ip=host_ip,
+                namespace=e.namespace,
+                pod_name=e.pod_name,
+                named_ports=named_ports_message(e.named_ports),
             )
             for e in endpoints
             for ip in e.ips

@@ -1,8 +1,9 @@
 """The state file of a shim: what must survive its restart and stands nowhere else.
 
-Endpoints with their numbers, addresses and interfaces, the node's PodCIDRs and the cookies that kernel
-entries carry. The file is written whole, beside the old one, and renamed; a torn write leaves the old
-state. A file of another format is refused: guessing would give two endpoints one number.
+Endpoints with their numbers, addresses and interfaces, the node's PodCIDRs, the cookies that kernel entries
+carry and the numbers of identities that only this node knows. The file is written whole, beside the old one,
+and renamed; a torn write leaves the old state. A file of another format is refused: guessing would give two
+endpoints one number.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class NodeState:
     last_endpoint_id: int = 0  # the number that was given out last, so that numbers go round the whole range
     released: tuple[int, ...] = ()  # identities whose release the identity service has not confirmed yet
     cookies: dict[str, Any] = field(default_factory=dict)
+    local_identities: dict[str, Any] = field(default_factory=dict)
 
 
 class StateFile:
@@ -52,6 +54,7 @@ class StateFile:
                 last_endpoint_id=int(raw.get("last_endpoint_id", 0)),
                 released=tuple(raw["released"]),
                 cookies=raw["cookies"],
+                local_identities=raw.get("local_identities", {}),
             )
         except FileNotFoundError:
             return NodeState()
@@ -71,6 +74,7 @@ class StateFile:
             "last_endpoint_id": state.last_endpoint_id,
             "released": state.released,
             "cookies": state.cookies,
+            "local_identities": state.local_identities,
         }
         if raw == self._written:
             return

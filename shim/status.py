@@ -40,6 +40,7 @@ class NodeStatus:
         links: LinkCheck,
         streams: Callable[[], Sequence[StreamState]],
         lost_events: Callable[[], int],
+        policy_audit: bool = False,
     ) -> None:
         self.features: dict[str, str] = {}
         self._node_name, self._cluster_name, self._version = node_name, cluster_name, version
@@ -50,6 +51,7 @@ class NodeStatus:
         self._links = links
         self._streams = streams
         self._lost_events = lost_events
+        self._policy_audit = policy_audit
 
     def message(self) -> node_pb2.GetNodeStatusResponse:
         """Everything at this moment."""
@@ -74,6 +76,8 @@ class NodeStatus:
     def problems(self, levels: Iterable[tuple[str, int, int]] = ()) -> list[str]:
         """What is wrong, in words."""
         found = [] if not self._membership.problem else [self._membership.problem]
+        if self._policy_audit:
+            found.append("policy denials are reported and not enforced on this node; switch policy_audit off")
         for state in self._streams():
             found += stream_problems(state)
         for endpoint in self._endpoints:

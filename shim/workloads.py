@@ -52,13 +52,16 @@ class Wanted:
     labels: tuple[str, ...]
     netns: str
     interface_name: str
+    named_ports: tuple[tuple[int, str, int], ...] = ()  # protocol, name, number; sorted
+    audit: bool = False
     request_id: str = ""
 
 
 class EndpointMap:
-    """`axoneme_ep`: which endpoint is behind an interface."""
+    """`axoneme_ep`: which endpoint is behind an interface. `audit` switches auditing on for all of them."""
 
-    def __init__(self, bpf_map: BpfMap, *, clock: Callable[[], float]) -> None:
+    def __init__(self, bpf_map: BpfMap, *, clock: Callable[[], float], audit: bool = False) -> None:
+        self.audit = audit
         self.reconciler = Reconciler(layout.EP.name, MapTable(bpf_map), clock=clock)
 
     def write(self, endpoint: Endpoint) -> None:
@@ -66,7 +69,7 @@ class EndpointMap:
         if not endpoint.ifindex:
             return
         key = layout.endpoint_key(endpoint.ifindex)
-        self.reconciler.put({key: encode_endpoint(endpoint)})
+        self.reconciler.put({key: encode_endpoint(endpoint, audit=self.audit or endpoint.audit)})
         self.reconciler.flush()
         fault = self.reconciler.faults().get(key)
         if fault is not None:
@@ -121,6 +124,11 @@ class Workloads:
         self._first_generation = first_generation
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    @property
+    def audits_all(self) -> bool:
+        """Whether the node only reports what policy denies."""
+        return self._endpoint_map.audit
+
     # --- adding
 
     async def add(self, wanted: Wanted) -> Endpoint:
@@ -173,6 +181,8 @@ class Workloads:
             ips=ips,
             netns=wanted.netns,
             pod_interface=wanted.interface_name,
+            named_ports=wanted.named_ports,
+            audit=wanted.audit,
             state_reason="waits for its first mapstate",
             # Conntrack entries of an earlier endpoint with this number and address must not look current.
             policy_generation=self._first_generation(),
@@ -233,6 +243,18 @@ class Workloads:
             acknowledged = False
         if not acknowledged:
             self.unpublished += 1
+
+    # --- changing
+
+    async def set_audit(self, endpoint_id: int, audit: bool) -> Endpoint:
+        """Switches auditing of one endpoint; connections that were cut before get another chance."""
+        endpoint = self.endpoints.require(endpoint_id)
+        async with self._lock(endpoint.name):
+            if self.endpoints.require(endpoint_id).audit is not audit:
+                self.endpoints.change(endpoint_id, audit=audit)
+                self._checkpoint()
+                await self._policies.enforce_again(endpoint_id)
+        return self.endpoints.require(endpoint_id)
 
     # --- removing
 
@@ -384,13 +406,14 @@ class Workloads:
         return lock
 
 
-def encode_endpoint(endpoint: Endpoint) -> bytes:
+def encode_endpoint(endpoint: Endpoint, *, audit: bool = False) -> bytes:
     """Value of `axoneme_ep`."""
     raw = [layout.address_bytes(ip) for ip in endpoint.ips]
     ipv4 = next((one[12:] for one, ip in zip(raw, endpoint.ips, strict=True) if ":" not in ip), bytes(4))
     ipv6 = next((one for one, ip in zip(raw, endpoint.ips, strict=True) if ":" in ip), bytes(16))
     return layout.EndpointEntry(
         endpoint_id=endpoint.endpoint_id,
+        flags=layout.ENDPOINT_AUDIT if audit else 0,
         identity=endpoint.identity,
         policy_generation=endpoint.policy_generation,
         ipv4=ipv4,
@@ -412,14 +435,11 @@ def _mac(text: str) -> bytes:
 def _check_equal(endpoint: Endpoint, wanted: Wanted, labels: LabelSet) -> None:
     if endpoint.state is EndpointState.TERMINATING:
         raise Unavailable(f"endpoint {endpoint.endpoint_id} of that name is being removed; ask again")
-    if (endpoint.labels, endpoint.netns, endpoint.pod_interface) != (
-        labels,
-        wanted.netns,
-        wanted.interface_name,
-    ):
+    present = (endpoint.labels, endpoint.netns, endpoint.pod_interface, endpoint.named_ports)
+    if present != (labels, wanted.netns, wanted.interface_name, wanted.named_ports):
         raise AlreadyExists(
-            f"{endpoint.name} is endpoint {endpoint.endpoint_id} with other labels, netns or interface;"
-            " delete it first",
+            f"{endpoint.name} is endpoint {endpoint.endpoint_id} with other labels, netns, interface or named"
+            " ports; delete it first",
             reason="ENDPOINT_EXISTS",
         )
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import astuple, dataclass
+import sys
+from dataclasses import dataclass
 from typing import ClassVar, Final, Self, TypeAlias
 
 from axoneme.lib.bpf.kinds import NO_PREALLOC, MapKind, MapSpec
@@ -59,11 +60,12 @@ def is_host_route(network: Network) -> bool:
 class Record:
     """A fixed-size struct; `FORMAT` follows the dataclass fields in order and names the padding."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
     FORMAT: ClassVar[struct.Struct]
 
     def pack(self) -> bytes:
-        return self.FORMAT.pack(*astuple(self))  # type: ignore[call-overload]
+        # Not astuple, which copies deeply: maps are written by the hundred thousand.
+        return self.FORMAT.pack(*[getattr(self, name) for name in self.__slots__])
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
@@ -302,7 +304,7 @@ def policy_key(key: MapKey) -> bytes:
     """Bytes of a policy map's key."""
     bits = PolicyKey.BASE_BITS + key.ports.specificity
     port = key.ports.port.to_bytes(2, "big")
-    return PolicyKey(bits, key.identity, int(key.direction), key.ports.protocol, port).pack()
+    return PolicyKey.FORMAT.pack(bits, key.identity, int(key.direction), key.ports.protocol, port)
 
 
 def policy_key_from_bytes(raw: bytes) -> MapKey:
@@ -313,19 +315,34 @@ def policy_key_from_bytes(raw: bytes) -> MapKey:
     return MapKey(Direction(key.direction), key.identity, ports)
 
 
+def policy_tree(raw: bytes) -> bytes:
+    """The part of a policy map's key that names its tree: identity and direction."""
+    return raw[4:9]
+
+
+def policy_tree_of_any(tree: bytes) -> bool:
+    """Whether a tree is that of every peer."""
+    return tree[:4] == bytes(4)
+
+
+def policy_key_bits(raw: bytes) -> int:
+    """Significant bits of a policy map's key; more is narrower."""
+    return int.from_bytes(raw[:4], sys.byteorder)
+
+
 def policy_entry(key: MapKey, entry: MapEntry, *, cookie: int, proxy_port: int = 0) -> bytes:
     """Bytes of a policy map's value. `cookie` is the node's number of the entry's origins, 0 without any."""
     flags = ENTRY_AUDIT if entry.audit else 0
-    if entry.precedence == 0 and entry.action is Action.ALLOW and not entry.origins:
+    if entry.action is Action.ALLOW and not entry.origins:
         flags |= ENTRY_DEFAULT_ALLOW
-    return PolicyEntry(
+    return PolicyEntry.FORMAT.pack(
         entry.precedence,
         cookie,
         proxy_port.to_bytes(2, "big"),
         int(entry.action),
         flags,
         key.ports.specificity,
-    ).pack()
+    )
 
 
 def metric_key(direction: Direction, reason: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from axoneme.lib.errors import AxonemeError, Unavailable
 from axoneme.lib.labels import LabelSet
@@ -18,13 +19,16 @@ from axoneme.lib.policy.model import (
     Entity,
     EntitySelector,
     IdentityPeer,
+    NamedPort,
     Origin,
     Peer,
     PortBlock,
+    SelectorDefinition,
     SelectorPeer,
     SubjectPolicy,
     one_port,
 )
+from axoneme.lib.policy.precedence import precedence
 from axoneme.lib.policycodec import subject_key, subject_number
 from shim.cookies import CookieTable
 from shim.datapath import MemoryDatapath
@@ -41,6 +45,8 @@ from shim.workloads import EndpointMap, Wanted, Workloads
 from tests.waiting import FakeClock
 
 MAX_ENTRIES = 40
+
+ORIGIN = Origin.of(kind="CiliumNetworkPolicy", namespace="default", name="web", rule="spec.ingress[0]")
 
 ALLOW_ALL = SubjectPolicy(ingress=Enforcement.DEFAULT_ALLOW, egress=Enforcement.DEFAULT_ALLOW)
 
@@ -62,6 +68,41 @@ def allow(peer: Peer, ports: PortBlock = ANY_PORT, name: str = "web") -> Subject
         contributions=frozenset({contribution}),
         selectors={"entity:world": EntitySelector(Entity.WORLD)} if isinstance(peer, SelectorPeer) else {},
         origins={origin.origin_id: origin},
+    )
+
+
+def policy(
+    *rules: Contribution,
+    ingress: Enforcement = Enforcement.DEFAULT_DENY,
+    egress: Enforcement = Enforcement.DEFAULT_ALLOW,
+    **definitions: SelectorDefinition,
+) -> SubjectPolicy:
+    """A policy of contributions; a peer `SelectorPeer("x")` is defined by the keyword `x`."""
+    return SubjectPolicy(
+        ingress=ingress,
+        egress=egress,
+        contributions=frozenset(rules),
+        selectors=definitions,
+        origins={ORIGIN.origin_id: ORIGIN},
+    )
+
+
+def rule(
+    peer: Peer,
+    action: Action = Action.ALLOW,
+    ports: PortBlock | NamedPort = ANY_PORT,
+    direction: Direction = Direction.INGRESS,
+    **fields: Any,
+) -> Contribution:
+    """One contribution of the normal tier."""
+    return Contribution(
+        direction=direction,
+        peer=peer,
+        ports=ports,
+        action=action,
+        precedence=precedence(action=action),
+        origins=frozenset({ORIGIN.origin_id}),
+        **fields,
     )
 
 
@@ -128,7 +169,14 @@ class FakeServices:
 class MemoryNode:
     """The parts of a shim below its streams; `policy_of` is what the policy service would send."""
 
-    def __init__(self, datapath: MemoryDatapath | None = None, services: FakeServices | None = None) -> None:
+    def __init__(
+        self,
+        datapath: MemoryDatapath | None = None,
+        services: FakeServices | None = None,
+        *,
+        max_entries: int = MAX_ENTRIES,
+        audit: bool = False,
+    ) -> None:
         self.clock = FakeClock()
         self.rng = random.Random(7)
         self.datapath = datapath or MemoryDatapath()
@@ -142,15 +190,18 @@ class MemoryNode:
         maps = self.datapath.maps
         table = IpcacheTable(maps[layout.IPEXACT.name], maps[layout.IPCACHE.name])
         self.ipcache = NodeIpcache(table, cluster_name="east", clock=self.clock)
-        self.endpoint_map = EndpointMap(maps[layout.EP.name], clock=self.clock)
+        self.endpoint_map = EndpointMap(maps[layout.EP.name], clock=self.clock, audit=audit)
+        self.local = LocalIdentities()
         self.policies = PolicySink(
             endpoints=self.endpoints,
             datapath=self.datapath,
             cookies=self.cookies,
-            local=LocalIdentities(),
+            local=self.local,
+            prefixes=self.ipcache,
             write_endpoint=self.endpoint_map.write,
+            checkpoint=self._checkpoint,
             clock=self.clock,
-            max_entries=MAX_ENTRIES,
+            max_entries=max_entries,
         )
         self.workloads = Workloads(
             cluster_name="east",
@@ -191,16 +242,48 @@ class MemoryNode:
         assert raw is not None
         return layout.EndpointEntry.unpack(raw)
 
+    def verdict(
+        self, endpoint: Endpoint, direction: Direction, address: str, protocol: int, port: int
+    ) -> str:
+        """What the datapath program would do with a new connection, by the content of the maps alone."""
+        number = self.identity_of(address)
+        inner = self.datapath.memory_maps[layout.POLICY.name].inner(
+            layout.policy_outer_key(endpoint.endpoint_id)
+        )
+        if inner is None:
+            return "locked"
+        found = []
+        for specific, identity in ((1, number), (0, 0)):
+            key = layout.PolicyKey(64, identity, int(direction), protocol, port.to_bytes(2, "big"))
+            raw = inner.lookup(key.pack())
+            if raw is not None:
+                entry = layout.PolicyEntry.unpack(raw)
+                found.append((entry.precedence, entry.port_bits, specific, entry))
+        if not found:
+            return "none"
+        entry = max(found, key=lambda one: one[:3])[3]
+        audit = entry.action == Action.DENY and entry.flags & layout.ENTRY_AUDIT
+        return "audit" if audit else Action(entry.action).name.lower()
+
+    def identity_of(self, address: str) -> int:
+        """The number that the kernel's ipcache has for an address."""
+        raw = self.datapath.maps[layout.IPEXACT.name].lookup(layout.address_bytes(address))
+        if raw is None:
+            key = layout.IpcacheKey(128, layout.address_bytes(address))
+            raw = self.datapath.maps[layout.IPCACHE.name].lookup(key.pack())
+        return layout.IpcacheEntry.unpack(raw).identity if raw else 0
+
     def outer_id(self, endpoint: Endpoint) -> int | None:
         """Id of the inner map that an endpoint has."""
         return self.datapath.maps[layout.POLICY.name].inner_id(layout.policy_outer_key(endpoint.endpoint_id))
 
 
-def wanted(name: str = "web", *labels: str, netns: str = "/run/netns/x") -> Wanted:
+def wanted(name: str = "web", *labels: str, netns: str = "/run/netns/x", **fields: Any) -> Wanted:
     return Wanted(
         namespace="default",
         pod_name=name,
         labels=labels or (f"app={name}",),
         netns=netns,
         interface_name="eth0",
+        **fields,
     )

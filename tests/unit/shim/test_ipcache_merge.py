@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axoneme.lib import identities
-from shim.ipcache import Contribution, IpcacheMerge, IpcacheValue, LongestPrefix, Rank, world_contributions
+from shim.ipcache import (
+    Contribution,
+    IpcacheMerge,
+    IpcacheValue,
+    LongestPrefix,
+    OwnedNetworks,
+    Rank,
+    world_contributions,
+)
 
 PREFIXES = ("10.0.1.7/32", "10.0.1.0/24", "0.0.0.0/0", "fd00:1::7/128", "fd00:1::/64", "::/0")
 
@@ -95,3 +103,56 @@ def test_longest_prefix_against_all(prefixes: set[str], address: str) -> None:
 def test_both_worlds_are_there_and_never_the_single_one() -> None:
     numbers = {prefix: said.value.identity for prefix, said in world_contributions().items()}
     assert numbers == {"0.0.0.0/0": identities.WORLD_IPV4, "::/0": identities.WORLD_IPV6}
+
+
+NETWORKS = (
+    "10.0.0.0/8",
+    "10.1.0.0/16",
+    "10.1.2.0/24",
+    "10.1.2.3/32",
+    "fd00::/8",
+    "fd00:1::/64",
+    "fd00:1::1/128",
+)
+changes = st.lists(st.tuples(st.booleans(), st.sampled_from(NETWORKS)), max_size=30)
+
+
+@given(changes)
+def test_owned_networks_against_a_full_search(sequence: list[tuple[bool, str]]) -> None:
+    owned, statements = OwnedNetworks(), list[str]()
+    for add, prefix in sequence:
+        before = owned.revision
+        if add:
+            owned.add(prefix)
+            statements.append(prefix)
+        elif prefix in statements:
+            owned.discard(prefix)
+            statements.remove(prefix)
+        wide = [ipaddress.ip_network(one) for one in statements if not one.endswith(("/32", "/128"))]
+        shown = {}
+        for one in NETWORKS:
+            network = ipaddress.ip_network(one)
+            shown[one] = any(
+                other.version == network.version and network.subnet_of(other)  # type: ignore[arg-type]
+                for other in wide
+            )
+            assert owned.holds(one) == shown[one]
+        assert owned.revision >= before
+
+
+@given(steps)
+def test_the_merge_tells_its_networks_apart_from_those_outside(
+    sequence: list[tuple[str, str, Contribution]],
+) -> None:
+    merge, said = IpcacheMerge(), dict[tuple[str, Rank, str], Contribution]()
+    for step, prefix, contribution in sequence:
+        if step == "put":
+            merge.put(prefix, contribution)
+            said[(prefix, contribution.rank, contribution.source)] = contribution
+        elif step == "remove":
+            merge.remove(prefix, contribution.rank, contribution.source)
+            said.pop((prefix, contribution.rank, contribution.source), None)
+    inside = {p for p, rank, _ in said if rank not in (Rank.CIDR, Rank.WORLD)}
+    for prefix in ("10.0.1.0/24", "fd00:1::/64"):
+        family = {p for p in inside if (":" in p) == (":" in prefix) and not p.endswith(("/32", "/128"))}
+        assert merge.owned.holds(prefix) == bool(family)

@@ -12,11 +12,10 @@ from axoneme.lib.bpf.errors import BpfError
 from axoneme.lib.bpf.maps import BpfMap
 from axoneme.lib.errors import Unavailable
 from axoneme.lib.identities import WORLD_IPV4, WORLD_IPV6
-from axoneme.lib.policy.finish import finish
 from axoneme.lib.policy.model import IdentityPeer, SelectorPeer, one_port
-from shim import policies
 from shim.endpoints import EndpointState
 from shim.maps import layout
+from shim.mapstates import Mapstate
 from tests.unit.shim.memorynode import ALLOW_ALL, MAX_ENTRIES, MemoryNode, allow, many, wanted
 from tests.waiting import eventually
 
@@ -152,16 +151,18 @@ async def test_audit_repairs_a_changed_map_and_a_foreign_switch() -> None:
 
 
 class SlowFinish:
-    """`finish` that waits for the test's event loop: in that loop's own thread it would wait for ever."""
+    """Building that waits for the test's event loop: in that loop's own thread it would wait for ever."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.go_on = threading.Event(), threading.Event()
-        monkeypatch.setattr(policies, "finish", self)
+        advance = Mapstate._advance
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.entered.set()
-        assert self.go_on.wait(10), "the event loop stood still"
-        return finish(*args, **kwargs)
+        def slowly(*args: Any) -> Any:
+            self.entered.set()
+            assert self.go_on.wait(10), "the event loop stood still"
+            return advance(*args)
+
+        monkeypatch.setattr(Mapstate, "_advance", slowly)
 
 
 async def test_finishing_does_not_stop_the_event_loop_and_is_acknowledged_last(

@@ -8,11 +8,26 @@ from axoneme.api.identity.v1 import identity_pb2
 from axoneme.api.intent.v1 import intent_pb2
 from axoneme.api.policy.v1 import policy_pb2
 from axoneme.lib.intent import Ack, Failure, Hello, Interest, Resync
-from axoneme.lib.policy.model import IdentityPeer
+from axoneme.lib.policy.model import (
+    Action,
+    AuthMode,
+    CidrDefinition,
+    Direction,
+    Entity,
+    EntitySelector,
+    FqdnDefinition,
+    IdentityPeer,
+    LabelsDefinition,
+    NamedPort,
+    SelectorPeer,
+    SubjectPolicy,
+    one_port,
+)
 from axoneme.lib.policycodec import encode_change
+from axoneme.lib.selectors import LabelSelector, Operator, Requirement
 from shim.nodeipcache import IdentityEntry, PrefixEntry
 from shim.wire import IpcacheCodec, NodesCodec, PoliciesCodec
-from tests.unit.shim.memorynode import allow
+from tests.unit.shim.memorynode import MemoryNode, allow, policy, rule, wanted
 
 HEADER = intent_pb2.UpdateHeader(nonce=1, epoch=5, revision=9, snapshot_part=1, snapshot_last=True)
 
@@ -137,3 +152,37 @@ def test_requests(codec: IpcacheCodec | NodesCodec | PoliciesCodec) -> None:
     else:
         with pytest.raises(TypeError):
             codec.interest(interest)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "address"), [("10.0.0.0/8", "10.1.2.3"), ("2001:db8::/32", "2001:db8::7")]
+)
+async def test_a_policy_with_every_kind_of_definition_comes_from_the_wire_into_maps(
+    prefix: str, address: str
+) -> None:
+    node = MemoryNode()
+    endpoint = await node.workloads.add(wanted(named_ports=((6, "http", 80),)))
+    api_server = LabelSelector.of(Requirement.of("reserved:kube-apiserver", Operator.EXISTS))
+    one = policy(
+        rule(SelectorPeer("cidr"), ports=NamedPort(6, "http")),
+        rule(SelectorPeer("dns"), direction=Direction.EGRESS, auth=AuthMode.DISABLED),
+        rule(SelectorPeer("labels"), Action.DENY),
+        rule(SelectorPeer("world"), Action.DENY, one_port(6, 81), audit=True),
+        cidr=CidrDefinition(include=(prefix,)),
+        dns=FqdnDefinition("example.com"),
+        labels=LabelsDefinition((api_server,)),
+        world=EntitySelector(Entity.WORLD),
+    )
+    key = f"subject:{endpoint.identity}"
+    codec, held = PoliciesCodec(), dict[str, SubjectPolicy]()
+    for after in (one, policy(), one):
+        change = encode_change(key, after, held.get(key))
+        message = policy_pb2.SubscribeEndpointPoliciesResponse(header=HEADER, changes=[change])
+        update = codec.decode(message, held.get)
+        assert update.failures == {}
+        [decoded] = update.changes
+        assert decoded.value == after
+        held[key] = decoded.value
+        assert await node.policies.apply({key: decoded.value}, (), complete=True) == {}
+    shown = [node.verdict(endpoint, Direction.INGRESS, address, 6, port) for port in (80, 81, 82)]
+    assert shown == ["allow", "none", "none"]
