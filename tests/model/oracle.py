@@ -1,171 +1,207 @@
-"""Verdicts by brute force: policies as plain objects × one flow -> allow or deny.
+"""Verdicts by brute force: policies as submitted and a world of parties, one flow -> a verdict per direction.
 
-Shares no code with the algebra, the parser or the resolver: plain dictionaries, no maps, no precedence words,
-no indexes. It covers the part of CiliumNetworkPolicy that is supported, and is slow on purpose.
+An answer is allow, deny, redirect:<parser>, none (not enforced here) or error (the policies contradict each
+other). It shares no code with readers, resolver or algebra: plain dictionaries, no maps, no precedence words,
+no indexes, and is slow on purpose. The cases of tests/data/conformance show that it is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PROTOCOL_NUMBERS = {"TCP": 6, "UDP": 17, "SCTP": 132}
-NAMESPACE = "io.kubernetes.pod.namespace"
-CLUSTER = "io.cilium.k8s.policy.cluster"
-CLUSTER_ENTITIES = {"host", "remote-node", "init", "ingress", "health", "kube-apiserver"}
+from tests.model.oracle_ports import block_bits
+from tests.model.oracle_rules import Rule, rules_for
+from tests.model.oracle_world import (
+    PROTOCOLS,
+    Party,
+    is_subject,
+    numbers_of,
+    parties_of,
+    reserved,
+    settings_of,
+)
+
+STRICTNESS = {"disabled": 1, "required": 2, "test-always-fail": 3}
+SHOWN = {"required": "spire"}
+DECISIVE = ("deny", "redirect", "allow", "pass")
 
 
 @dataclass(frozen=True)
-class Party:
-    """One side of a flow: its labels as (source, key, value)."""
+class Answer:
+    """A verdict; `audit` when only audited policies would have denied."""
 
-    labels: tuple[tuple[str, str, str], ...]
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> Party:
-        """From `source:key=value` texts."""
-        labels = []
-        for text in texts:
-            source, _, rest = text.partition(":")
-            key, _, value = rest.partition("=")
-            labels.append((source, key, value))
-        return cls(tuple(labels))
-
-    def has(self, source: str, key: str) -> bool:
-        """Whether a label of this source and key is there."""
-        return any((s, k) == (source, key) for s, k, _ in self.labels)
+    verdict: str
+    audit: bool = False
+    auth: str = ""
+    matched: frozenset[str] = frozenset()
+    strongest: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Flow:
-    """What is asked about: numbers as on the wire."""
+class Oracle:
+    """Answers for one case. `unlisted`: sections of a NetworkPolicy count although policyTypes omits them."""
 
-    direction: str
-    subject: Party
-    peer: Party
-    protocol: int
-    port: int
+    def __init__(self, case: Mapping[str, Any], *, unlisted: bool = False) -> None:
+        self.settings = settings_of(case)
+        self.parties = parties_of(case)
+        self.world = {
+            "case": case, "settings": self.settings, "parties": self.parties, "unlisted": unlisted,
+        }  # fmt: skip
+        self._rules = functools.lru_cache(maxsize=None)(
+            lambda name: rules_for(self.world, self.parties[name])
+        )
 
+    def verdict(self, direction: str, subject: str, peer: str, proto: str, port: int) -> Answer:
+        """What the policies of `subject` say about a flow with `peer`, by names of the case."""
+        one, other = self.parties[subject], self.parties[peer]
+        if not is_subject(one, self.settings):
+            return Answer("none")
+        if self.settings["mode"] == "never":
+            return Answer("allow")
+        rules = self._rules(subject)
+        if conflicts(rules):
+            return Answer("error")
+        matched = self._matched(rules, direction, one, other, PROTOCOLS[proto], port)
+        enforced = self._decide(rules, matched, direction, one, other, audited=False)
+        if enforced.verdict != "allow":
+            return enforced
+        every = self._decide(rules, matched, direction, one, other, audited=True)
+        return (
+            Answer("allow", True, "", every.matched, every.strongest) if every.verdict == "deny" else enforced
+        )
 
-def verdict(policies: Sequence[Mapping[str, Any]], flow: Flow, *, cluster_name: str) -> str:
-    """`allow` or `deny` by the policies of the subject in one direction."""
-    rules = [
-        (policy["metadata"].get("namespace", "default"), rule)
-        for policy in policies
-        for rule in _rules(policy)
-    ]
-    mine = [(namespace, rule) for namespace, rule in rules if _selects_subject(namespace, rule, flow.subject)]
-    allows = [(ns, entry) for ns, rule in mine for entry in rule.get(flow.direction) or []]
-    denies = [(ns, entry) for ns, rule in mine for entry in rule.get(flow.direction + "Deny") or []]
-    if any(_matches(namespace, entry, flow, cluster_name) for namespace, entry in denies):
-        return "deny"
-    if any(_matches(namespace, entry, flow, cluster_name) for namespace, entry in allows):
-        return "allow"
-    enforced = bool(allows or denies) or flow.subject.has("reserved", "init")
-    if not enforced:
-        return "allow"
-    local_host = flow.direction == "ingress" and flow.peer.has("reserved", "host")
-    return "allow" if local_host else "deny"
+    def _matched(
+        self, rules: list[Rule], direction: str, one: Party, other: Party, protocol: int, port: int
+    ) -> list[Rule]:
+        """Every entry of the direction that matches, once per port that matches, and how specific it is."""
+        found = []
+        owner = one if direction == "ingress" else other
+        for entry in (entry for rule in rules for entry in rule["entries"]):
+            if entry["direction"] != direction or not entry["peer"](other):
+                continue
+            for written in entry["ports"]:
+                numbered = self._numbered(written, owner, direction)
+                if numbered is None or numbered["protocol"] not in (0, protocol):
+                    continue
+                if numbered["protocol"] == 0 or numbered["first"] <= port <= numbered["last"]:
+                    redirected = entry["action"] == "allow" and numbered["parser"]
+                    action = "redirect" if redirected else entry["action"]
+                    bits = block_bits(numbered, port, protocol)
+                    found.append({**entry, "port": numbered, "does": action, "bits": bits})
+        return found
 
+    def _numbered(self, port: Mapping[str, Any], owner: Party, direction: str) -> dict[str, Any] | None:
+        """A named port as a number: of the subject itself, or of all pods with the labels of the peer."""
+        if "name" not in port:
+            return dict(port)
+        if direction == "ingress":
+            number = owner["ports"].get((port["protocol"], port["name"]))
+            numbers = set() if number is None else {number}
+        else:
+            numbers = numbers_of(self.parties, owner, port["protocol"], port["name"])
+        if len(numbers) != 1:
+            return None
+        number = numbers.pop()
+        return {**port, "first": number, "last": number}
 
-def _rules(policy: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    single = [policy["spec"]] if policy.get("spec") is not None else []
-    return single + list(policy.get("specs") or [])
+    def _decide(
+        self,
+        rules: list[Rule],
+        matched: list[Rule],
+        direction: str,
+        one: Party,
+        other: Party,
+        *,
+        audited: bool,
+    ) -> Answer:
+        mine = [rule for rule in rules if audited or not rule["audit"]]
+        entries = [entry for entry in matched if audited or not entry["audit"]]
+        locked = (
+            any(direction in rule["locks"] for rule in mine)
+            or self.settings["mode"] == "always"
+            or "init" in reserved(one)
+        )
+        names = frozenset(entry["policy"] for entry in entries)
+        decided = _by_tiers(entries)
+        if decided:
+            strongest = frozenset(entry["policy"] for entry in decided)
+            return Answer(_text(decided[0]), False, _auth(decided, entries), names, strongest)
+        if not locked or self._local_host(mine, direction, one, other):
+            return Answer("allow", False, "", names)
+        return Answer("deny", False, "", names)
 
-
-def _selects_subject(namespace: str, rule: Mapping[str, Any], party: Party) -> bool:
-    selector = rule["endpointSelector"] or {}
-    written = selector.get("matchLabels") or {}
-    labels = {key: value for key, value in written.items() if _split(key)[1] != NAMESPACE}
-    kept = {**selector, "matchLabels": labels}
-    return ("k8s", NAMESPACE, namespace) in party.labels and _selector_matches(kept, party)
-
-
-def _matches(namespace: str, entry: Mapping[str, Any], flow: Flow, cluster_name: str) -> bool:
-    side = "from" if flow.direction == "ingress" else "to"
-    return _peer_matches(namespace, entry, side, flow.peer, cluster_name) and _port_matches(entry, flow)
-
-
-def _peer_matches(
-    namespace: str, entry: Mapping[str, Any], side: str, peer: Party, cluster_name: str
-) -> bool:
-    endpoints, entities = entry.get(f"{side}Endpoints"), entry.get(f"{side}Entities")
-    if endpoints is None and entities is None:
-        return bool(entry.get("toPorts"))
-    if any(_entity_matches(entity, peer, cluster_name) for entity in entities or []):
-        return True
-    return any(_endpoint_matches(namespace, selector, peer) for selector in endpoints or [])
-
-
-def _entity_matches(entity: str, peer: Party, cluster_name: str) -> bool:
-    reserved = {key for source, key, _ in peer.labels if source == "reserved"}
-    if entity == "all":
-        return True
-    if entity == "world":
-        return bool(reserved & {"world", "world-ipv4", "world-ipv6"})
-    if entity == "host":
-        return "host" in reserved
-    if entity == "cluster":
-        return bool(reserved & CLUSTER_ENTITIES) or ("k8s", CLUSTER, cluster_name) in peer.labels
-    raise AssertionError(entity)
-
-
-def _endpoint_matches(namespace: str, selector: Mapping[str, Any], peer: Party) -> bool:
-    keys = list(selector.get("matchLabels") or {})
-    keys += [expression["key"] for expression in selector.get("matchExpressions") or []]
-    named = [_split(key) for key in keys]
-    unscoped = any(source == "reserved" for source, _ in named) or any(
-        source in ("any", "k8s") and (key == NAMESPACE or key.startswith("io.cilium.k8s.namespace.labels."))
-        for source, key in named
-    )
-    if not unscoped and ("k8s", NAMESPACE, namespace) not in peer.labels:
-        return False
-    return _selector_matches(selector, peer)
-
-
-def _selector_matches(selector: Mapping[str, Any], party: Party) -> bool:
-    for key, value in (selector.get("matchLabels") or {}).items():
-        if (value or "") not in _values(key, party):
+    def _local_host(self, rules: list[Rule], direction: str, one: Party, other: Party) -> bool:
+        """The local host reaches pods unless something denies it."""
+        if direction != "ingress" or other["kind"] != "host" or one["kind"] == "host":
             return False
-    return all(_expression(expression, party) for expression in selector.get("matchExpressions") or [])
+        entries = any(entry["direction"] == "ingress" for rule in rules for entry in rule["entries"])
+        return bool(self.settings["localhost"] and entries)
 
 
-def _expression(expression: Mapping[str, Any], party: Party) -> bool:
-    values = _values(expression["key"], party)
-    operator = expression["operator"]
-    if operator == "Exists":
-        return bool(values)
-    if operator == "DoesNotExist":
-        return not values
-    inside = bool(values & set(expression["values"]))
-    return inside if operator == "In" else not inside
+def _by_tiers(entries: list[Rule]) -> list[Rule]:
+    """The entries that decide, tier by tier; a pass goes on with the next tier."""
+    for tier in sorted({entry["level"][0] for entry in entries}):
+        here = [entry for entry in entries if entry["level"][0] == tier]
+        first = min(entry["level"] for entry in here)
+        there = [entry for entry in here if entry["level"] == first]
+        action = min((entry["does"] for entry in there), key=DECISIVE.index)
+        best = [entry for entry in there if entry["does"] == action]
+        if action == "redirect":
+            strongest = min(entry["port"]["strength"] for entry in best)
+            best = [entry for entry in best if entry["port"]["strength"] == strongest]
+        if action != "pass":
+            return best
+    return []
 
 
-def _values(key: str, party: Party) -> set[str]:
-    source, name = _split(key)
-    return {value for s, k, value in party.labels if k == name and source in ("any", s)}
+def _text(entry: Rule) -> str:
+    return f"redirect:{entry['port']['parser']}" if entry["does"] == "redirect" else str(entry["does"])
 
 
-def _split(key: str) -> tuple[str, str]:
-    if key.startswith("$"):
-        return "reserved", key[1:]
-    source, colon, name = key.partition(":")
-    return (source, name) if colon else ("any", key)
+def _auth(decided: list[Rule], entries: list[Rule]) -> str:
+    """The mode of the most specific entries that decide; without one, the strictest of less specific ones."""
+    if decided[0]["does"] == "deny":
+        return ""
+
+    def place(entry: Rule) -> tuple[int, bool]:
+        return entry["bits"], not entry["anyone"]
+
+    top = max(map(place, decided))
+    stated = [entry["auth"] for entry in decided if place(entry) == top and entry["auth"]]
+    if not stated:
+        wider = [entry for entry in entries if entry["does"] in ("allow", "redirect") and place(entry) < top]
+        stated = [entry["auth"] for entry in wider if entry["auth"]]
+    strictest = max(stated, key=STRICTNESS.__getitem__, default="")
+    return SHOWN.get(strictest, strictest)
 
 
-def _port_matches(entry: Mapping[str, Any], flow: Flow) -> bool:
-    elements = entry.get("toPorts")
-    if not elements:
+def conflicts(rules: list[Rule]) -> list[tuple[str, str]]:
+    """Pairs of policies with one group of peers and ports that want different proxies or proofs.
+
+    A deny of the whole group settles it, and what is only tried out contradicts nothing.
+    """
+    groups: dict[Any, list[Rule]] = {}
+    for entry in (entry for rule in rules if not rule["audit"] for entry in rule["entries"]):
+        for port in entry["ports"]:
+            where = (port["protocol"], port.get("first"), port.get("last"), port.get("name"))
+            key = (entry["direction"], entry["level"], entry["group"], where)
+            groups.setdefault(key, []).append({**entry, "port": port})
+    return [
+        (one["policy"], other["policy"])
+        for group in groups.values()
+        if all(entry["action"] == "allow" for entry in group)
+        for i, one in enumerate(group)
+        for other in group[:i]
+        if _conflict(one, other)
+    ]
+
+
+def _conflict(one: Rule, other: Rule) -> bool:
+    if one["auth"] and other["auth"] and one["auth"] != other["auth"]:
         return True
-    return any(_one_port(port, flow) for element in elements for port in element.get("ports") or [])
-
-
-def _one_port(port: Mapping[str, Any], flow: Flow) -> bool:
-    name = port.get("protocol", "ANY").upper()
-    numbers = set(PROTOCOL_NUMBERS.values()) if name == "ANY" else {PROTOCOL_NUMBERS[name]}
-    if flow.protocol not in numbers:
-        return False
-    first = int(port["port"])
-    last = max(first, port.get("endPort", 0))
-    return first == 0 or first <= flow.port <= last
+    parsers = {one["port"]["parser"], other["port"]["parser"]} - {None}
+    listeners = {one["port"].get("listener"), other["port"].get("listener")} - {None}
+    equally = one["port"].get("strength") == other["port"].get("strength")
+    return (len(parsers) > 1 and parsers != {"http", "tls"}) or (len(listeners) > 1 and equally)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from axoneme.lib import identities
 from axoneme.lib.labels import LabelSet, workload_labels
+from tests.model.policycases_random import random_case
 
 APPS, TIERS, NAMESPACES = ("web", "db", "job"), ("front", "back"), ("a", "b")
 PORTS = (79, 80, 81, 443, 8080, 53, 1, 65535)
@@ -138,3 +139,9 @@ def policies(draw: st.DrawFn, max_size: int = 4) -> list[dict[str, Any]]:
             one["spec"] = draw(_rule())
         found.append(one)
     return found
+
+
+def cases(*, flows: int = 20, most_policies: int = 4) -> st.SearchStrategy[dict[str, Any]]:
+    """Whole random cases of all features (`policycases_random`), shrunk by hypothesis."""
+    randoms = st.randoms(use_true_random=False)
+    return randoms.map(lambda rng: random_case(rng, flows=flows, most_policies=most_policies))
