@@ -15,7 +15,7 @@ CHAPTER ?= policy
 CONTROL_PACKAGES := python3-venv etcd-server curl procps
 NODE_PACKAGES := clang llvm libbpf-dev libbpf1 bpftool linux-libc-dev libc6-dev iproute2 iputils-ping iperf3 etcd-client util-linux
 
-.PHONY: help setup system demo test test-unit bench bpf lint gen lock soak clean
+.PHONY: help setup system demo test test-unit bench bpf fuzz lint gen lock mutants soak clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,12 @@ bench: setup ## first figures: allocation, policy to kernel, TCP with and withou
 
 soak: setup ## full counts of the random tests
 	@AXONEME_TEST_PROFILE=soak $(BIN)/python -m pytest tests --timeout 3600
+
+fuzz: $(VENV)/.installed ## coverage-guided fuzzers of policy reading and resolving, SECONDS each (600)
+	@for target in parse resolve; do $(BIN)/python -m tests.fuzz $$target $(or $(SECONDS),600) || exit 1; done
+
+mutants: $(VENV)/.installed ## seeded mistakes in the policy engine, each of which a test must catch
+	@$(BIN)/python -m tests.mutants.runner
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter, buf lint, buf breaking, generated stubs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

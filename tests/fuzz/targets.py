@@ -1,0 +1,93 @@
+"""What the fuzzers feed: each target takes bytes and raises only what it finds wrong.
+
+`parse`: any text gives objects or InvalidPolicy whose faults have a position, and what was accepted reads the
+same from its stored form. `resolve`: whatever was accepted resolves, and the finished map decides as the
+contributions do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from axoneme.lib import identities
+from axoneme.lib.labels import LabelSet, workload_labels
+from axoneme.lib.policy.finish import finish
+from axoneme.lib.policy.judge import judge
+from axoneme.lib.policy.lookup import lookup
+from axoneme.lib.policy.model import Direction, SubjectPolicy
+from axoneme.lib.policy.outside import outside_labels
+from services.policy.inputs import PolicySettings
+from services.policy.questions.changeset import put
+from services.policy.reading.faults import InvalidPolicy
+from services.policy.reading.objects import ParsedObject, parse_object, parse_objects
+from services.policy.resolution.engine import PolicyEngine
+
+PACKETS = ((6, 80), (6, 443), (17, 53), (132, 1), (1, 0), (58, 128))
+RESERVED = (identities.HOST, identities.REMOTE_NODE, identities.WORLD_IPV4, identities.WORLD_IPV6)
+ADDRESSES = ("10.1.2.3", "192.0.2.7", "2001:db8::7")
+PODS = {
+    1000: workload_labels(["app=web", "tier=front"], namespace="default", cluster="default"),
+    1001: workload_labels(["app=db"], namespace="default", cluster="default"),
+    1002: workload_labels(["app=web"], namespace="other", cluster="elsewhere"),
+}
+
+
+def parse(data: bytes) -> None:
+    """Reading never fails but by InvalidPolicy, and storing loses nothing."""
+    for one in _parsed(data):
+        again = parse_object(json.loads(json.dumps(one.document)))
+        if again != one:
+            raise AssertionError(f"{one.key} reads differently from its stored form")
+
+
+def resolve(data: bytes) -> None:
+    """Accepted policies resolve, and maps decide as contributions do."""
+    objects = _parsed(data)
+    if not objects:
+        return
+    engine = PolicyEngine(PolicySettings())
+    for number, labels in PODS.items():
+        engine.put_identity(number, labels)
+    for one in objects:
+        put(engine, one)
+    engine.drain(1)
+    for number in PODS:
+        policy = engine.subject(number)
+        if policy is not None:
+            _check(policy, len(data))
+
+
+def _parsed(data: bytes) -> list[ParsedObject]:
+    text = data.decode(errors="surrogateescape")
+    try:
+        return parse_objects(text)
+    except InvalidPolicy as error:
+        if not error.violations:
+            raise AssertionError("a refusal without a fault") from error
+        return []
+
+
+def _check(policy: SubjectPolicy, seed: int) -> None:
+    """One packet to and from a few peers; which one follows from the input, so that a finding repeats."""
+    local: dict[int, LabelSet] = {number: identities.RESERVED[number][1] for number in RESERVED}
+    for index, address in enumerate(ADDRESSES):
+        local[identities.LOCAL_SCOPE + index] = outside_labels(address, policy.selectors.values())
+    entries = finish(policy, local_identities=local, named_ports={(6, "web"): 80})
+    protocol, port = PACKETS[seed % len(PACKETS)]
+    for direction, peer in itertools.product(Direction, (*PODS, *local)):
+        by_map = lookup(entries, direction, peer, protocol, port)
+        by_rules = judge(
+            policy,
+            direction,
+            peer,
+            protocol,
+            port,
+            local_identities=local,
+            named_ports={(6, "web"): 80},
+        )
+        if by_map.forwarded != by_rules.forwarded:
+            raise AssertionError(f"map and rules differ: {direction.name} {peer} {protocol}/{port}")
+
+
+TARGETS = {"parse": parse, "resolve": resolve}
