@@ -19,7 +19,13 @@ TOPOLOGY = {
     "clusters": [
         {
             "name": "east",
-            "settings": {"identity": {"node_lease_seconds": LEASE_SECONDS, "redeclare_grace_seconds": 5}},
+            "settings": {
+                "identity": {
+                    "node_lease_seconds": LEASE_SECONDS,
+                    "redeclare_grace_seconds": 5,
+                    "collect_seconds": 2,
+                }
+            },
             "nodes": [
                 {"name": "node1", "pods": ["frontend", "batch", "backend-near"]},
                 {"name": "node2", "pods": ["backend"]},

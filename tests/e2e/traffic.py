@@ -1,6 +1,7 @@
 """Senders and receivers that tests run inside pods. Standard library only; each ends when its input ends.
 
 echo-server PORT            answers every TCP byte with itself; prints READY when it listens
+greet-server NAME PORT...   answers every connection as an HTTP server, with the line "hello from NAME"
 echo-client HOST PORT       sends a numbered line, waits for its echo, and so on; at each line of input and
                             at the end prints the number of echoes; exits 1 when the connection breaks
 udp-sink PORT               at each line of input and at the end prints a JSON object: packets by source
@@ -10,6 +11,7 @@ udp-send HOST PORT COUNT    sends that many packets as fast as possible and ends
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -40,6 +42,29 @@ def echo_server(port: int) -> int:
                 else:
                     sockets.remove(ready)
                     ready.close()
+
+
+def greet_server(name: str, ports: list[int]) -> int:
+    body = f"hello from {name}\n".encode()
+    answer = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    servers = [
+        socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) for port in ports
+    ]
+    print("READY", flush=True)
+    readers: list[socket.socket] = [*servers]
+    while True:
+        readable = select.select([sys.stdin, *readers], [], [])[0]
+        if sys.stdin in readable and not sys.stdin.readline():
+            return 0
+        for ready in (ready for ready in readable if isinstance(ready, socket.socket)):
+            if ready in servers:
+                readers.append(ready.accept()[0])
+                continue
+            with contextlib.suppress(OSError):
+                if ready.recv(65_536):
+                    ready.sendall(answer)
+            readers.remove(ready)
+            ready.close()
 
 
 def echo_client(host: str, port: int) -> int:
@@ -106,6 +131,8 @@ def main() -> int:
     match name:
         case "echo-server":
             return echo_server(int(words[0]))
+        case "greet-server":
+            return greet_server(words[0], [int(word) for word in words[1:]])
         case "echo-client":
             return echo_client(words[0], int(words[1]))
         case "udp-sink":
