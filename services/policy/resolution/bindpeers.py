@@ -20,7 +20,7 @@ from typing import Final
 from axoneme.lib.labels import K8S, RESERVED, Label, LabelSet
 from axoneme.lib.policy.model import CidrDefinition, FqdnDefinition, LabelsDefinition, SelectorDefinition
 from axoneme.lib.selectors import LabelSelector, Operator, Requirement
-from services.policy.inputs import CidrGroup, CloudGroup, PolicySettings, Service
+from services.policy.inputs import CidrGroup, CloudGroup, Family, PolicySettings, Service
 from services.policy.resolution.entities import members_of
 from services.policy.rules import CidrGroupPeer, EntityName, Peers, PolicyKey, ServicePeer
 from services.policy.scope import (
@@ -103,7 +103,11 @@ class PeerSide:
     def refer_to_cidrs(
         self, key: str, include: tuple[str, ...], exclude: tuple[str, ...], settings: PolicySettings
     ) -> None:
-        """Add addresses outside the cluster, if there are any."""
+        """Add addresses outside the cluster, if there are any of a family that the cluster has.
+
+        In a cluster of one family the whole world is one identity, which a prefix of the other must not name.
+        """
+        include = tuple(prefix for prefix in include if _family(prefix) in settings.families)
         if include:
             nodes = settings.cidr_match_nodes
             self.refer(key, CidrDefinition(include=include, exclude=exclude, nodes=nodes))
@@ -150,7 +154,7 @@ def _add_addresses(side: PeerSide, peers: Peers, context: BindContext) -> None:
         key = _cidr_key(_CIDR_GROUP, name, group.excepts)
         side.refer_to_cidrs(key, context.cidrs_of(group), group.excepts, settings)
     for reference in peers.cloud_groups:
-        key = f"cloud:{hashlib.sha256(reference.encode()).hexdigest()[:16]}"
+        key = f"cloud:{hashlib.sha256(reference.encode()).hexdigest()[:40]}"
         side.refer_to_cidrs(key, context.cloud_cidrs(reference), (), settings)
     for fqdn in peers.fqdns:
         # A pattern without a wildcard is a name; one text then has one definition.
@@ -168,6 +172,10 @@ def _add_service(side: PeerSide, service: Service, settings: PolicySettings) -> 
     pods = LabelSelector.of(in_namespace(service.namespace), *wanted)
     side.selectors[localised(pods, settings)] = None
     side.texts[key] = None
+
+
+def _family(prefix: str) -> Family:
+    return "ipv6" if ":" in prefix else "ipv4"
 
 
 def _single(address: str) -> tuple[str, ...]:

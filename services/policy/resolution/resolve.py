@@ -31,6 +31,7 @@ from axoneme.lib.policy.precedence import LOCALHOST_ALLOW, Tier
 from axoneme.lib.selectors import LabelSelector
 from services.policy.inputs import PolicySettings
 from services.policy.resolution.bind import BoundEntry, BoundRule
+from services.policy.resolution.bindpeers import localised
 from services.policy.resolution.conflicts import conflicts_among
 from services.policy.resolution.expansion import same_groups
 from services.policy.resolution.locking import Locking, SubjectKind, locking_of, unenforced
@@ -82,7 +83,7 @@ def frame_of(kind: SubjectKind, rules: Sequence[BoundRule], settings: PolicySett
     if unenforced(kind, settings):
         return Frame(header=_header(Locking(), (), {}))
     locking = locking_of(kind, rules, settings)
-    entries = tuple(_narrowed(rules))
+    entries = tuple(_narrowed(rules, settings))
     localhost = _localhost(kind, rules, locking, settings)
     conflicts = conflicts_among(entry for rule in rules if not rule.policy.audit for entry in rule.entries)
     return Frame(
@@ -94,23 +95,24 @@ def frame_of(kind: SubjectKind, rules: Sequence[BoundRule], settings: PolicySett
     )
 
 
-def _narrowed(rules: Sequence[BoundRule]) -> Iterable[BoundEntry]:
+def _narrowed(rules: Sequence[BoundRule], settings: PolicySettings) -> Iterable[BoundEntry]:
     """All entries, with what fromRequires and toRequires of the same direction ask of their endpoints.
 
     Only allow entries of the normal tier are narrowed: a narrower deny would let more through.
     """
-    required = _required(rules)
+    required = _required(rules, settings)
     for entry in (entry for rule in rules for entry in rule.entries):
         selectors = required.get(entry.direction)
         narrows = selectors and entry.action is Action.ALLOW and entry.tier is Tier.NORMAL
         yield entry.narrowed(selectors) if selectors and narrows else entry
 
 
-def _required(rules: Iterable[BoundRule]) -> dict[Direction, list[LabelSelector]]:
+def _required(rules: Iterable[BoundRule], settings: PolicySettings) -> dict[Direction, list[LabelSelector]]:
     found: dict[Direction, dict[LabelSelector, None]] = {}
     for entry in (entry for rule in rules for entry in rule.rule.entries):
         if entry.requires:
-            found.setdefault(entry.direction, {}).update(dict.fromkeys(entry.requires))
+            asked = (localised(selector, settings) for selector in entry.requires)
+            found.setdefault(entry.direction, {}).update(dict.fromkeys(asked))
     return {direction: sorted(selectors) for direction, selectors in found.items()}
 
 

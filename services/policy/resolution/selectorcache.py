@@ -12,7 +12,7 @@ because hashing one is dear. `BruteSelectorCache` is the plain twin that tests c
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from axoneme.lib.labels import Label, LabelSet
@@ -102,7 +102,9 @@ class SelectorCache(Generic[Member]):
             return set()
         before = self.remove(member)
         self._labels[member] = labels
-        by_key = {label.key: label for label in reversed(labels.labels)}
+        by_key: dict[str, list[Label]] = {}
+        for label in labels.labels:
+            by_key.setdefault(label.key, []).append(label)
         candidates = set(self._unfiled)
         for slot in _slots_of(labels):
             self._members_by_slot[slot].add(member)
@@ -196,19 +198,19 @@ def _usable_slots(selector: LabelSelector) -> list[tuple[_Slot, ...]]:
     return found
 
 
-def _matches(selector: LabelSelector, by_key: Mapping[str, Label]) -> bool:
+def _matches(selector: LabelSelector, by_key: Mapping[str, Sequence[Label]]) -> bool:
     return all(_meets(requirement, by_key) for requirement in selector.requirements)
 
 
-def _meets(requirement: Requirement, by_key: Mapping[str, Label]) -> bool:
-    """As Requirement.matches, without a search for the key."""
-    label = by_key.get(requirement.key)
-    present = label is not None and requirement.source in (ANY, label.source)
+def _meets(requirement: Requirement, by_key: Mapping[str, Sequence[Label]]) -> bool:
+    """As Requirement.matches, without a search for the key; nodes may carry a key under two sources."""
+    found = by_key.get(requirement.key, ())
+    values = [label.value for label in found if requirement.source in (ANY, label.source)]
     if requirement.operator is Operator.EXISTS:
-        return present
+        return bool(values)
     if requirement.operator is Operator.DOES_NOT_EXIST:
-        return not present
-    inside = present and label is not None and label.value in requirement.values
+        return not values
+    inside = any(value in requirement.values for value in values)
     return inside if requirement.operator is Operator.IN else not inside
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axoneme.lib.labels import LabelSet, workload_labels
+from axoneme.lib.labels import Label, LabelSet, workload_labels
 from axoneme.lib.selectors import LabelSelector, Operator, Requirement
 from services.policy.resolution.selectorcache import BruteSelectorCache, SelectorCache
 from services.policy.scope import mentions_namespace, mentions_reserved, scope_peer, scope_subject
@@ -133,3 +133,16 @@ def test_requirements(key: str, operator: Operator, values: tuple[str, ...], mat
     """NotIn is met without the key; a source must be the label's own unless it is any."""
     labels = workload_labels(["app=web"], namespace="a", cluster="east")
     assert Requirement.of(key, operator, values).matches(labels) is matches
+
+
+def test_a_key_under_two_sources_counts_under_both() -> None:
+    """A node may have a label that is called like its reserved one."""
+    labels = LabelSet((Label("node", "host", "db"), Label("reserved", "host", "")))
+    by_node = LabelSelector.of(Requirement("node", "host", Operator.IN, ("db",)))
+    reserved = LabelSelector.of(Requirement("reserved", "host", Operator.EXISTS))
+    neither = LabelSelector.of(Requirement("any", "host", Operator.NOT_IN, ("db",)))
+    cache: SelectorCache[str] = SelectorCache()
+    kept = [cache.keep(selector) for selector in (by_node, reserved, neither)]
+    cache.put("n1", labels)
+    assert [bool(cache.members(one)) for one in kept] == [True, True, False]
+    assert [one.matches(labels) for one in (by_node, reserved, neither)] == [True, True, False]
