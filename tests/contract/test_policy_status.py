@@ -104,6 +104,10 @@ async def test_nodes_acknowledge_and_fail(policy_service: RunningPolicy) -> None
         await other.step(acknowledge=False)
         status = await until(policy_service, lambda found: found.acknowledged_nodes == 1)
         assert nodes(status) == (1, 3, {"node2": "", "node3": "not connected"})
+        await apply(policy_service, policy(port=7070))
+        await first.step(acknowledge=False)
+        status = await until(policy_service, lambda found: found.acknowledged_nodes == 0)
+        assert nodes(status)[2]["node1"] == "", "it has a difference that it did not acknowledge"
         await apply(policy_service, policy(port=9090))
         await first.step(failures={f"subject:{BACKEND}": "the map is full"})
         status = await until(policy_service, lambda found: found.pending[0].reason != "")

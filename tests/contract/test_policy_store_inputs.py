@@ -150,6 +150,29 @@ async def test_everything_is_read(policy_store: Store, tls_files: Callable[[str]
         assert running.state.addresses.records() == ()
 
 
+async def test_names_follow_the_address(tls_files: Callable[[str], TlsFiles]) -> None:
+    """To another identity; and away with a row that cannot be read any more."""
+    key = f"{layout.IPS}10.1.0.6"
+    async with running_policy(MemoryStore(), tls_files, settings=SETTINGS) as running:
+        await feed(running, ROWS.items())
+
+        def opened() -> set[int]:
+            client = running.state.engine.subject(CLIENT)
+            assert client is not None
+            entries = finish(client, local_identities={}, named_ports={})
+            numbers = (SERVER, SELECTED)
+            return {one for one in numbers if lookup(entries, Direction.EGRESS, one, 6, 8080).forwarded}
+
+        everyone = [{"toEndpoints": [{}], "toPorts": tcp("web")}]
+        await feed(running, [policy("ports", egress=everyone), policy("services", egress=[{}])])
+        assert opened() == {SERVER}
+        await feed(running, [(key, json.dumps({**ADDRESS, "ID": SELECTED}).encode())])
+        assert opened() == {SELECTED}
+        await feed(running, [(key, b"{")])
+        assert opened() == set()
+        assert running.state.addresses.by_ip("10.1.0.6") is None
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_any_order_of_rows_converges(seed: int, tls_files: Callable[[str], TlsFiles]) -> None:
     """As a snapshot; one by one in any order, with rubbish between, some written twice or taken away."""

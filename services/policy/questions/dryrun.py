@@ -42,6 +42,8 @@ from services.policy.warnings import traps_of
 MAX_FLOWS: Final = 5_000
 DEFAULT_LIMIT: Final = 1_000
 MAX_LIMIT: Final = 100_000
+STEP: Final = 200
+"""Flows that are looked up before other tasks have their turn."""
 MAX_COUNTED: Final = 1_000_000
 """A policy for everybody may change each verdict between 50,000 identities: nobody needs the exact number."""
 Ports: TypeAlias = Mapping[tuple[int, str], int]
@@ -216,7 +218,11 @@ async def replay_flows(
         raise InvalidArgument.of_field("flows", f"holds {len(flows)}; at most {MAX_FLOWS} go at once")
     engine, revision, parties = state.engine, state.revision, parties_of(state)
     refuse_conflicts(engine, change)
-    asked = [_question(flow, parties, state) for flow in flows]
+    asked = []
+    for number, flow in enumerate(flows, start=1):
+        asked.append(_question(flow, parties, state))
+        if not number % STEP:
+            await asyncio.sleep(0)
     questions = [one for one in asked if isinstance(one, Question)]
     before = Candidate(engine) if parties.imagined else None
     sides = _sides(engine, questions)

@@ -17,7 +17,7 @@ from axoneme.lib.policy.finish import finish
 from axoneme.lib.policy.lookup import lookup
 from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, SubjectPolicy
 from axoneme.lib.policy.outside import OutsideNames
-from services.policy.questions.explain import Question, Verdict
+from services.policy.questions.explain import Question, Verdict, narrowed
 from services.policy.questions.parties import Party
 
 
@@ -62,6 +62,7 @@ class _Map:
     named_ports: Mapping[tuple[int, str], int]
     names: OutsideNames
     numbers: dict[LabelSet, int] = field(default_factory=dict)
+    asked: set[int] = field(default_factory=set)
     entries: Mapping[MapKey, MapEntry] = field(default_factory=dict)
 
     def number_of(self, labels: LabelSet) -> int:
@@ -70,7 +71,8 @@ class _Map:
     def finish(self) -> None:
         local = {number: labels for labels, number in self.numbers.items()}
         local |= {number: labels for number, (_, labels) in identities.RESERVED.items()}
-        self.entries = finish(self.policy, local_identities=local, named_ports=self.named_ports)
+        policy = narrowed(self.policy, self.asked)
+        self.entries = finish(policy, local_identities=local, named_ports=self.named_ports)
 
 
 _Maps: TypeAlias = dict[tuple[int, frozenset[tuple[tuple[int, str], int]]], _Map]
@@ -101,6 +103,7 @@ def _plan(question: Question, deciding: DecidingFor, maps: _Maps) -> _Plan:
             known = maps[place] = _Map(side.policy, ports, OutsideNames(side.policy.selectors.values()))
         number, labels = question.peer(direction).seen_by(known.names, question.families)
         number = known.number_of(labels) if identities.is_local(number) else number
+        known.asked.add(number)
         found.append((direction, known, number, False))
     return found
 

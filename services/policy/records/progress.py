@@ -82,10 +82,12 @@ def _texts(failures: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def merged(replicas: Iterable[Progress]) -> dict[str, NodeProgress]:
-    """The newest word on each node: one that moved from a replica to another is in both for a while."""
+    """The newest word on each node, the last of equal ones: one that moved from a replica to another is in
+    both for a while.
+    """
     newest: dict[str, NodeProgress] = {}
     for progress in replicas:
         for name, one in progress.items():
-            if name not in newest or one.revision > newest[name].revision:
+            if name not in newest or one.revision >= newest[name].revision:
                 newest[name] = one
     return newest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,8 +20,10 @@ from axoneme.lib.policy.finish import finish
 from axoneme.lib.policy.judge import Judgement, judge
 from axoneme.lib.policy.model import (
     Action,
+    CidrDefinition,
     Direction,
     Enforcement,
+    FqdnDefinition,
     MapEntry,
     PortBlock,
     SubjectPolicy,
@@ -32,9 +35,9 @@ from services.policy.inputs import PolicySettings
 from services.policy.questions.asked import Deciding
 from services.policy.questions.changeset import Candidate, Change, refuse_conflicts
 from services.policy.questions.diff import VerdictChange, changes_of, packets_of, representatives
-from services.policy.questions.explain import Question
+from services.policy.questions.explain import Question, Verdict
 from services.policy.questions.parties import Party
-from services.policy.questions.replay import replay
+from services.policy.questions.replay import combined, replay
 from services.policy.reading.objects import parse_objects
 from services.policy.resolution.engine import PolicyEngine
 from services.policy.rules import PolicyKey
@@ -368,6 +371,45 @@ def test_what_a_change_refuses() -> None:
     with pytest.raises(InvalidArgument, match="gives too"):
         Candidate(engine, Change(objects=parsed([one]), deleted=[key]))
     assert Change(replace_all=True).gone(engine) == [key]
+
+
+def test_representatives_of_both_families() -> None:
+    """Prefixes, names, the world and API servers outside; of the families that the cluster has."""
+    definitions = [CidrDefinition(("10.0.0.0/8", "0.0.0.0/0")), CidrDefinition(("2001:db8::/32",))]
+    for families, prefixes, count in (
+        (FAMILIES, {"10.0.0.0/8", "2001:db8::/32"}, 8),
+        (frozenset({"ipv4"}), {"10.0.0.0/8"}, 4),
+        (frozenset({"ipv6"}), {"2001:db8::/32"}, 4),
+    ):
+        found = representatives([*definitions, FqdnDefinition("a.b")], families)
+        assert {one.prefix for one in found.values() if one.prefix} == prefixes
+        assert len(found) == len({one.labels for one in found.values()}) == count
+        assert all(identities.is_local(number) for number in found)
+
+
+def test_both_sides_together() -> None:
+    """What is worst for a flow wins; without any policy it passes."""
+    order = [Verdict.ALLOW, Verdict.AUDIT, Verdict.REDIRECT, Verdict.DENY, Verdict.ERROR]
+    for one, two in itertools.product(order, order):
+        assert combined([one, two]) is max(one, two, key=order.index)
+    assert combined([]) is Verdict.ALLOW
+
+
+def test_rules_with_a_selector_that_selects_nobody_contradict_too() -> None:
+    """The same selector means the same subjects, also before there are any."""
+    rule = {"fromEndpoints": [{}], "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]}
+    one, two = (
+        {
+            **policy_of([{**rule, "authentication": {"mode": mode}}]),
+            "metadata": {"name": mode, "namespace": "none"},
+        }
+        for mode in ("required", "disabled")
+    )
+    with pytest.raises(InvalidArgument, match=r"none/disabled and .*none/required"):
+        refuse_conflicts(engine_with([one]), Change(objects=parsed([two])))
+    for present in ([], [one]):
+        with pytest.raises(InvalidArgument, match="contradict each other"):
+            refuse_conflicts(engine_with(present), Change(objects=parsed([one, two]), replace_all=True))
 
 
 def test_labels_of_nodes_with_numbers_are_peers_of_their_own() -> None:

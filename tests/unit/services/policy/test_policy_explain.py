@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from axoneme.lib import identities
 from axoneme.lib.errors import InvalidArgument, NotFound
-from axoneme.lib.labels import workload_labels
+from axoneme.lib.labels import LabelSet, workload_labels
 from axoneme.lib.policy.model import Direction
 from services.policy.inputs import PolicySettings
 from services.policy.questions.asked import Deciding
@@ -25,7 +25,7 @@ from services.policy.questions.explain import (
     verdict_of,
 )
 from services.policy.questions.parties import FIRST_IMAGINED, Parties, Party, PartySpec
-from services.policy.questions.remedy import remedy_policy
+from services.policy.questions.remedy import remedy_for, remedy_policy
 from services.policy.questions.replay import replay
 from services.policy.reading.objects import parse_objects
 from services.policy.records.addressbook import AddressBook
@@ -150,6 +150,28 @@ def test_a_policy_that_is_tried_out() -> None:
     assert found.verdict is Verdict.AUDIT
     assert "only tried out" in found.reason
     assert found.fix
+
+
+def test_a_remedy_names_only_what_a_policy_can_name() -> None:
+    """A peer without a namespace cannot be; one of another cluster is, by its cluster."""
+    engine = _engine(POLICY)
+    subject = _parties(engine).resolve(PartySpec(identity=BACKEND), name="x")
+    nowhere = Party(identity=1, labels=LabelSet.parse(["k8s:app=x"]))
+    assert remedy_policy(Direction.INGRESS, subject, nowhere, 6, 80) is None
+    assert "no policy can allow it" in remedy_for(Direction.INGRESS, subject, nowhere, 6, 80)
+    west = workload_labels(["app=x"], namespace="default", cluster="west")
+    remedy = remedy_policy(Direction.INGRESS, subject, Party(identity=1, labels=west), 6, 80)
+    assert remedy is not None
+    (selector,) = remedy["spec"]["ingress"][0]["fromEndpoints"]
+    assert selector["matchLabels"] == {"k8s:app": "x", "k8s:io.cilium.k8s.policy.cluster": "west"}
+    for texts, field in (
+        (("reserved:world-ipv6", "cidr:2001-db8--0/32"), {"fromCIDR": ["2001:db8::/32"]}),
+        (("reserved:world-ipv4",), {"fromEntities": ["world"]}),
+    ):
+        outside = Party(identity=1, labels=LabelSet.parse(texts))
+        remedy = remedy_policy(Direction.INGRESS, subject, outside, 6, 80)
+        assert remedy is not None
+        assert remedy["spec"]["ingress"][0].items() >= field.items()
 
 
 def test_parties() -> None:

@@ -89,6 +89,8 @@ def test_the_newest_word_on_a_node_counts() -> None:
     old, new = NodeProgress(3, {"a": "x"}), NodeProgress(5)
     assert merged([{"n": old}, {"n": new, "m": old}]) == {"n": new, "m": old}
     assert merged([{"n": new}, {"n": old}]) == {"n": new}
+    own = NodeProgress(3)
+    assert merged([{"n": old}, {"n": own}]) == {"n": own}, "of equal revisions the replica's own word counts"
     assert merged([]) == {}
 
 

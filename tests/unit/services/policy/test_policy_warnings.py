@@ -121,6 +121,16 @@ def test_default_deny_as_a_side_effect() -> None:
     assert "of 1 identity" in of(both, engine_with(text))[0]
 
 
+def test_an_identity_that_two_rules_select_counts_once() -> None:
+    """Also where one rule selects more than the other."""
+    whole = json.loads(text_of(ingress=[FROM_DB]))
+    narrow = whole.pop("spec")
+    whole["specs"] = [narrow, {**narrow, "endpointSelector": {}}]
+    for engine in (engine_with(), engine_with(json.dumps(whole))):
+        found = engine.subject_policies(policy(json.dumps(whole)))
+        assert sum(count for _, count in found) == 2
+
+
 def test_default_deny_of_a_policy_that_is_tried_out() -> None:
     """Nothing is dropped; and two of them say it once."""
     text = text_of(ingress=[FROM_DB], audit=True)
