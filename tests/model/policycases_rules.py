@@ -137,10 +137,10 @@ def _subject(rng: random.Random) -> Json:
     what = rng.randrange(100)
     if what < 8:
         return _with(one, {rng.choice(("k8s:", "")) + NAMESPACE: rng.choice(NAMESPACES)})
-    if what < 12:
+    if what < 14:
         operator = rng.choice(("Exists", "DoesNotExist"))
         return {"matchExpressions": [{"key": "reserved:init", "operator": operator}]}
-    if what < 16:
+    if what < 18:
         return {"matchLabels": {f"reserved:{rng.choice(('health', 'ingress', 'init', 'host'))}": ""}}
     return one
 
@@ -310,7 +310,7 @@ def _ports(rng: random.Random, direction: str, plain: bool, least: int) -> Json:
 
 def _port(rng: random.Random) -> Json:
     port: Json = {"port": str(rng.choice((0, *PORTS)))}
-    if chance(rng, 15):
+    if chance(rng, 20):
         port["port"] = rng.choice(("web", "web", "metrics", "WEB", "nobody"))
     elif chance(rng, 30):
         port["endPort"] = rng.choice(PORTS)

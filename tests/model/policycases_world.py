@@ -196,8 +196,9 @@ def _services(rng: random.Random, families: list[int]) -> list[World]:
         {"name": "s2", "namespace": "other", "labels": {"svc": "2"}, "backends": [outside]},
         {"name": "s3", "namespace": "third", "labels": {"svc": "1"}, "selector": {"app": "a", "env": "prod"}},
         {"name": "s4", "namespace": "other", "labels": {"svc": "4"}, "backends": []},
+        {"name": "s1", "namespace": "other", "labels": {"svc": "2"}, "selector": {"app": "c"}},
     ]
-    return some(rng, services, 4)
+    return some(rng, services, 5)
 
 
 def _cidr_groups(rng: random.Random, families: list[int]) -> list[World]:

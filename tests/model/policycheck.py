@@ -6,11 +6,19 @@ case ──> Oracle (plain dictionaries)                                     ─
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from axoneme.lib.policy.judge import judge
-from axoneme.lib.policy.model import AuthMode, Direction
+from axoneme.lib.policy.model import (
+    ANY_IDENTITY,
+    AnyPeer,
+    AuthMode,
+    Contribution,
+    Direction,
+    NamedPort,
+    one_port,
+)
 from services.policy.cases.testcase import Flow
 from services.policy.cases.testflows import read_flow_case
 from services.policy.cases.testscene import Scene, sides_of
@@ -101,3 +109,20 @@ def _judged(scene: Scene, flow: Flow, side: Direction, found: Verdict, where: st
     got = (judged.forwarded, judged.audit, judged.redirect, None if audit else judged.auth)
     if got != (found.forwarded, audit, redirect, auth):
         yield f"{where}: the judge says {judged}, the map {found.text} ({found.entry})"
+    yield from _unnamed(judged.winners, view.named_ports, found, where)
+
+
+def _unnamed(
+    winners: Iterable[Contribution], named_ports: Mapping[tuple[int, str], int], found: Verdict, where: str
+) -> Iterator[str]:
+    """The entry names every deciding rule that is about the very peer and ports of the entry."""
+    if found.key is None or found.entry is None:
+        return
+    for one in winners:
+        ports = one.ports
+        if isinstance(ports, NamedPort):
+            ports = one_port(ports.protocol, named_ports[ports.protocol, ports.name])
+        of_everyone = isinstance(one.peer, AnyPeer)
+        alike = ports == found.key.ports and of_everyone == (found.key.identity == ANY_IDENTITY)
+        if alike and not one.origins <= found.entry.origins:
+            yield f"{where}: the entry {found.entry} does not name {one}"

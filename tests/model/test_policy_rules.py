@@ -1,4 +1,4 @@
-"""One small case for each rule that is easily got wrong: what is expected, by the oracle and by the engine."""
+"""One small case for each rule that is easily got wrong: what the oracle and the engine have to say."""
 
 from __future__ import annotations
 
@@ -65,11 +65,21 @@ def case(*policies: Json, peer: Json = PEER, subject: Json = POD, **more: Any) -
     return {"config": config, "endpoints": endpoints, "policies": list(policies), "flows": flows, **more}
 
 
+def name(text: str) -> Json:
+    """An entry about a DNS name or a pattern of names."""
+    return {"toFQDNs": [{"matchPattern" if "*" in text else "matchName": text}]}
+
+
 def required(mode: str = "required", **entry: Any) -> Json:
     """An entry that states a mode of authentication."""
     return {**entry, "authentication": {"mode": mode}}
 
 
+API_OUTSIDE = outside(kind="kube-apiserver-external")
+NODE = outside(kind="remote-node")
+ELSEWHERE: Json = {**PEER, "namespace": "other"}
+TEAM = "k8s:io.cilium.k8s.namespace.labels.team"
+OTHER = {"toPorts": [{"ports": [{"port": "81", "protocol": "TCP"}]}]}
 PEERS = {"fromEndpoints": [{"matchLabels": {"app": "b"}}]}
 SAME_NAMES = [
     {"name": "s", "namespace": "default", "selector": {"app": "c"}},
@@ -82,6 +92,12 @@ SERVICE_OF_DEFAULT = {"k8sService": {"serviceName": "s", "namespace": "default"}
 
 # name: case, verdict of the subject's ingress, of its egress
 VERDICTS: dict[str, tuple[Json, str, str]] = {
+    "R-14 a label called host is not the host": (
+        case(ccnp(ingress=[{"fromEndpoints": [{"matchLabels": {"reserved:host": ""}}]}]),
+             peer={**PEER, "labels": {"host": ""}}), "deny", "allow"),
+    "R-16 labels of namespaces": (
+        case(cnp(ingress=[{"fromEndpoints": [{"matchLabels": {TEAM: "red"}}]}]),
+             peer={**ELSEWHERE, "namespaceLabels": {"team": "red"}}), "allow", "allow"),
     "R-15 another namespace is no subject": (
         case(cnp(ingress=[{}]), subject={**POD, "namespace": "other"}), "allow", "allow"),
     "R-17 peers of init are anyone": (
@@ -111,25 +127,41 @@ VERDICTS: dict[str, tuple[Json, str, str]] = {
         case(cnp(ingress=[{"fromEntities": ["kube-apiserver"]}]), peer={"kind": "kube-apiserver"}),
         "allow", "allow"),
     "R-24 the API server outside": (
-        case(cnp(ingress=[{"fromEntities": ["kube-apiserver"]}]), peer=outside(kind="kube-apiserver-external")),
-        "allow", "allow"),
+        case(cnp(ingress=[{"fromEntities": ["kube-apiserver"]}]), peer=API_OUTSIDE), "allow", "allow"),
     "R-24 the API server outside is of the world": (
-        case(cnp(ingress=[{"fromEntities": ["world"]}]), peer=outside(kind="kube-apiserver-external")),
-        "allow", "allow"),
+        case(cnp(ingress=[{"fromEntities": ["world"]}]), peer=API_OUTSIDE), "allow", "allow"),
     "R-24 the API server outside is of the cluster": (
-        case(cnp(ingress=[{"fromEntities": ["cluster"]}]), peer=outside(kind="kube-apiserver-external")),
-        "allow", "allow"),
+        case(cnp(ingress=[{"fromEntities": ["cluster"]}]), peer=API_OUTSIDE), "allow", "allow"),
     "R-24 other nodes are not the API server": (
         case(cnp(ingress=[{"fromEntities": ["kube-apiserver"]}]), peer={"kind": "remote-node"}),
         "deny", "allow"),
     "R-27 nodes are not in prefixes": (
-        case(cnp(ingress=[{"fromCIDR": ["192.0.2.0/24"]}]), peer=outside(kind="remote-node")), "deny", "allow"),
+        case(cnp(ingress=[{"fromCIDR": ["192.0.2.0/24"]}]), peer=NODE), "deny", "allow"),
     "R-27 nodes are in prefixes if so set": (
-        case(cnp(ingress=[{"fromCIDR": ["192.0.2.0/24"]}]), peer=outside(kind="remote-node"),
+        case(cnp(ingress=[{"fromCIDR": ["192.0.2.0/24"]}]), peer=NODE,
              config={"policyCIDRMatchMode": ["nodes"]}), "allow", "allow"),
     "R-27 nodes are not in the widest prefix": (
-        case(cnp(ingress=[{"fromCIDR": ["0.0.0.0/0"]}]), peer=outside(kind="remote-node"),
+        case(cnp(ingress=[{"fromCIDR": ["0.0.0.0/0"]}]), peer=NODE,
              config={"policyCIDRMatchMode": ["nodes"]}), "deny", "allow"),
+    "R-28 a wider prefix of another rule": (
+        case(cnp("a", egress=[{"toCIDR": ["10.0.0.0/16"]}]),
+             cnp("b", egress=[{"toCIDR": ["10.0.0.0/8"], **OTHER}]), peer=outside("10.9.9.9")),
+        "allow", "deny"),
+    "R-30 another name": (
+        case(cnp(egress=[name("a.example"), {**name("b.example"), **OTHER}]), peer=outside(),
+             fqdnCache={"b.example": ["192.0.2.1"]}), "allow", "deny"),
+    "R-30 a name": (
+        case(cnp(egress=[name("B.Example.")]), peer=outside(), fqdnCache={"b.example": ["192.0.2.1"]}),
+        "allow", "allow"),
+    "R-30 stars stay in their label": (
+        case(cnp(egress=[name("*.example")]), peer=outside(), fqdnCache={"a.b.example": ["192.0.2.1"]}),
+        "allow", "deny"),
+    "R-30 whole labels": (
+        case(cnp(egress=[name("**.example")]), peer=outside(), fqdnCache={"a.b.example": ["192.0.2.1"]}),
+        "allow", "allow"),
+    "R-30 whole labels are at least one": (
+        case(cnp(egress=[name("**.b.example")]), peer=outside(), fqdnCache={"b.example": ["192.0.2.1"]}),
+        "allow", "deny"),
     "R-28 a family that is not there": (
         case(cnp(egress=[{"toCIDR": ["::/0"]}]), peer=outside(), config={"ipv6": False}), "allow", "deny"),
     "R-28 a family that is not there, in IPv6": (
@@ -144,6 +176,9 @@ VERDICTS: dict[str, tuple[Json, str, str]] = {
     "R-36 a port by name of each its own": (
         case(cnp(egress=[{"toEndpoints": [{}], **NAMED}]), peer={**PEER, "namedPorts": WEB_81},
              others={"other": {**PEER, "labels": {}, "namedPorts": WEB_80}}), "allow", "deny"),
+    "R-36 names have no case": (
+        case(cnp(ingress=[{"toPorts": [{"ports": [{"port": "WEB", "protocol": "TCP"}]}]}]),
+             subject={**POD, "namedPorts": WEB_80}), "allow", "allow"),
     "R-36 pods that disagree": (
         case(cnp(egress=[NAMED]), peer={**PEER, "namedPorts": WEB_80},
              others={"other": {**PEER, "namedPorts": WEB_81}}), "allow", "deny"),
@@ -169,6 +204,12 @@ VERDICTS: dict[str, tuple[Json, str, str]] = {
         case(knp(podSelector={}, policyTypes=["Ingress"]), peer=HOST), "allow", "allow"),
     "R-50 a broad deny over a narrow allow": (
         case(cnp(ingress=[{**PEERS, **WEB}], ingressDeny=[{"fromEntities": ["all"]}])), "deny", "allow"),
+    "what is required narrows allows": (
+        case(cnp(ingress=[{"fromEndpoints": [{}], "fromRequires": [{"matchLabels": {"app": "c"}}]}])),
+        "deny", "allow"),
+    "what is required narrows no denies": (
+        case(cnp(ingress=[{"fromEntities": ["all"]}, {"fromRequires": [{"matchLabels": {"app": "c"}}]}],
+                 ingressDeny=[PEERS])), "deny", "allow"),
     "R-55 the smaller priority first": (
         case(tiered("a", "Admin", 2, "Deny"), tiered("b", "Admin", 1, "Accept")), "allow", "allow"),
     "R-55 the earlier rule first": (case(tiered("a", "Admin", 1, "Deny", "Accept")), "deny", "allow"),
@@ -186,14 +227,15 @@ VERDICTS: dict[str, tuple[Json, str, str]] = {
         case(tiered("a", "Baseline", 1, "Deny"), cnp(ingress=[PEERS])), "allow", "allow"),
     "R-56 pods only": (case(tiered("a", "Admin", 1, "Deny"), peer=outside()), "allow", "allow"),
     "R-61 other namespaces": (
-        case(knp(podSelector={}, ingress=[{"from": [{"podSelector": {}}]}]), peer={**PEER, "namespace": "other"}),
+        case(knp(podSelector={}, ingress=[{"from": [{"podSelector": {}}]}]), peer=ELSEWHERE),
         "deny", "allow"),
     "R-61 negative expressions": (
         case(knp(podSelector={}, ingress=[{"from": [
             {"namespaceSelector": {"matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]}}]}]),
             peer=outside()), "deny", "allow"),
     "a service of another namespace": (
-        case(cnp(egress=[{"toServices": [SERVICE_OF_DEFAULT]}]), services=SAME_NAMES), "allow", "deny"),
+        case(cnp(egress=[{"toServices": [SERVICE_OF_DEFAULT]}]), services=SAME_NAMES,
+             peer=ELSEWHERE), "allow", "deny"),
     "audit: a deny is reported": (
         case(cnp(ingressDeny=[{"fromEntities": ["all"]}], tried=True)), "audit", "allow"),
     "audit: a lock is reported": (case(cnp(egress=[{}], tried=True)), "allow", "audit"),

@@ -62,10 +62,10 @@ ALGEBRA = (
         "while first + (1 << bits) - 2 > last:",
     ),
     Mutant(
-        "every protocol is TCP",
+        "entries for every protocol cover nothing narrower",
         _PORTS,
-        "        if self.protocol == 0:\n            return True\n",
-        "        if self.protocol == 0:\n            return other.protocol == 6\n",
+        "        yield ANY_PORT\n",
+        "",
     ),
     Mutant(
         "any port of a protocol covers other protocols",

@@ -14,6 +14,7 @@ MUTANTS = (*READERS, *RESOLVER, *ALGEBRA)
 
 # The quickest to notice anything come first; a run stops at the first failure.
 WATCHERS = (
+    "tests/model/test_policy_rules.py",
     "tests/model/test_policy_oracle.py",
     "tests/model/test_port_blocks.py",
     "tests/model/test_mapstate.py",

@@ -20,19 +20,19 @@ RESOLVER = (
         "NotIn needs the key",
         _CACHE,
         "    return inside if requirement.operator is Operator.IN else not inside\n",
-        "    return inside if requirement.operator is Operator.IN else present and not inside\n",
+        "    return inside if requirement.operator is Operator.IN else bool(values) and not inside\n",
     ),
     Mutant(
         "NotIn of references needs the key",
         _SELECTORS,
         "return inside if self.operator is Operator.IN else not inside",
-        "return inside if self.operator is Operator.IN else present and not inside",
+        "return inside if self.operator is Operator.IN else bool(values) and not inside",
     ),
     Mutant(
         "sources of labels ignored",
         _CACHE,
-        "present = label is not None and requirement.source in (ANY, label.source)",
-        "present = label is not None",
+        "values = [label.value for label in found if requirement.source in (ANY, label.source)]",
+        "values = [label.value for label in found]",
     ),
     Mutant(
         "the source any means k8s",
@@ -120,10 +120,10 @@ RESOLVER = (
         " or mentions_reserved(selector):",
     ),
     Mutant(
-        "CIDR rules select nodes always",
+        "CIDR rules never select nodes",
         _BIND_PEERS,
         "nodes = settings.cidr_match_nodes",
-        "nodes = True",
+        "nodes = False",
     ),
     Mutant(
         "fromNodes selects pods",
