@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from services.policy.scope import in_any_namespace, in_namespace
 
 HEAD = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\n"
 NAMESPACE_LABEL = "io.cilium.k8s.namespace.labels."
-DATA = Path(__file__).parents[3] / "data" / "k8s_networkpolicy.json.gz"
-CASES = json.loads(gzip.decompress(DATA.read_bytes()))["cases"]
+DATA = Path(__file__).parents[3] / "data" / "conformance" / "k8s_networkpolicy.json"
+CASES = json.loads(DATA.read_text())["cases"]
 
 
 def parsed(text: str) -> ParsedPolicy:
