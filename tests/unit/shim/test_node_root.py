@@ -225,8 +225,13 @@ def test_a_removed_pin_is_repaired_between_audits_and_named(node: RunningNode, p
     pin = node.lab.pins / "links" / f"{pod.endpoint_id}-axoneme_to_ep"
     pin.unlink()
     eventually_sync(pin.exists, seconds=20)
-    status = node.api.GetNodeStatus(node_pb2.GetNodeStatusRequest(), timeout=5)
-    assert [problem for problem in status.problems if pod.interface_name in problem], status.problems
+
+    def named() -> list[str]:
+        status = node.api.GetNodeStatus(node_pb2.GetNodeStatusRequest(), timeout=5)
+        return [problem for problem in status.problems if pod.interface_name in problem]
+
+    # The helper pins before its answer reaches the shim, which names the repair only then.
+    assert eventually_sync(named, seconds=10)
     assert node.ping(pods["b"][0], pod.ips[0]) == 2
     assert node.api.AuditMaps(node_pb2.AuditMapsRequest(), timeout=20).repairs == []
 
