@@ -11,6 +11,7 @@ from axoneme.lib.errors import InvalidArgument
 from axoneme.lib.roles import parse_name_roles
 
 KERNEL, MEMORY = "kernel", "memory"
+DIRECT, TUNNEL = "direct", "tunnel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class ShimConfig:
         ("127.0.0.1:4301",), "host:port of the identity service"
     )
     policy_targets: tuple[str, ...] = config.option(("127.0.0.1:4302",), "policy service, host:port")
+    clustermesh_targets: tuple[str, ...] = config.option(
+        ("127.0.0.1:4303",), "clustermesh service, host:port; empty: no services on this node"
+    )
     ca_file: Path = config.option(Path("ca.crt"), "certificate authority of the cluster")
     cert_file: Path = config.option(Path("tls.crt"), "certificate of this node")
     key_file: Path = config.option(Path("tls.key"), "key of this node, mode 0600")
@@ -44,6 +48,28 @@ class ShimConfig:
     policy_audit: bool = config.option(
         False, "report what policy denies and let it pass, for every endpoint of the node"
     )
+    uplink: str = config.option("", "interface towards other nodes; empty: the one with the internal IPs")
+    routing_mode: str = config.option(DIRECT, "direct: the network carries pod addresses; tunnel: VXLAN")
+    tunnel_port: int = config.option(8472, "UDP port of the tunnel")
+    mtu: int = config.option(0, "MTU of endpoints; 0: the uplink's, less the tunnel's headers")
+    masquerade: bool = config.option(
+        True, "replace a pod's address by the node's towards destinations outside the clusters"
+    )
+    native_routing_cidrs: tuple[str, ...] = config.option((), "destinations that are never masqueraded")
+    host_routing: bool = config.option(True, "pass packets between endpoints without the node's stack")
+    host_firewall: bool = config.option(False, "enforce policies of the node itself")
+    socket_lb: bool = config.option(True, "translate service addresses when a socket connects")
+    cgroup_root: str = config.option("", "cgroup v2 folder of the workloads; empty: the root of the hierarchy")
+    sockmap: bool = config.option(False, "pass data between sockets of this node without its stack")
+    xdp: str = config.option("off", "load balancing at the uplink's driver: off, generic or native")
+    lb_algorithm: str = config.option("random", "default choice of backends: random or maglev")
+    lb_forwarding: str = config.option("snat", "default way to backends on other nodes: snat or dsr")
+    maglev_table_size: int = config.option(16_381, "default elements of a Maglev table, one of the ten primes")
+    nat_ports: str = config.option("16384-29999", "ports of the node that translated connections use")
+    map_sizes: tuple[str, ...] = config.option((), "entries of a map", metavar="axoneme_ct=262144")
+    monitor_aggregation: str = config.option("medium", "trace events: none, low, medium or maximum")
+    health_port: int = config.option(4240, "port of health probes, on nodes and their health endpoints; 0: none")
+    health_seconds: float = config.option(10.0, "time between two health probes of a node")
     first_policy_seconds: float = config.option(7.0, "how long AddEndpoint waits for the first mapstate")
     link_check_seconds: float = config.option(10.0, "time between two looks at the attached programs")
     audit_seconds: float = config.option(60.0, "time between two map audits, plus or minus a tenth")

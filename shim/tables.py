@@ -8,7 +8,7 @@ from axoneme.lib.bpf.errors import BpfError, MapFullError
 from axoneme.lib.bpf.maps import BpfMap
 from axoneme.lib.errors import AxonemeError
 from shim.ipcache import IpcacheValue, is_host_prefix
-from shim.maps import layout
+from shim.maps import base, layout
 from shim.privileged import protocol
 from shim.privileged.client import HelperClient
 from shim.reconciler import WriteFault
@@ -68,7 +68,7 @@ class IpcacheTable:
         for key, value in self.exact.items():
             yield exact_prefix(key), decode_value(value)
         for key, value in self.trie.items():
-            yield str(layout.IpcacheKey.unpack(key).network()), decode_value(value)
+            yield str(base.IpcacheKey.unpack(key).network()), decode_value(value)
 
     def upsert(self, pairs: Sequence[tuple[str, IpcacheValue]]) -> Mapping[str, WriteFault]:
         """Writes each pair to its map."""
@@ -150,27 +150,27 @@ class MemoryRoutes:
 def ipcache_key(prefix: str) -> bytes:
     """The key of a prefix in its map: 16 bytes of an address, or a key of the trie."""
     if is_host_prefix(prefix):
-        return layout.address_bytes(prefix.partition("/")[0])
-    return layout.IpcacheKey.of(prefix).pack()
+        return base.address_bytes(prefix.partition("/")[0])
+    return base.IpcacheKey.of(prefix).pack()
 
 
 def exact_prefix(key: bytes) -> str:
     """The prefix of a key of the exact-address hash."""
-    address = layout.address_from_bytes(key)
+    address = base.address_from_bytes(key)
     return f"{address}/{address.max_prefixlen}"
 
 
 def encode_value(value: IpcacheValue) -> bytes:
     """Bytes of an ipcache entry."""
-    tunnel = layout.address_bytes(value.tunnel_endpoint) if value.tunnel_endpoint else layout.NO_ADDRESS
+    tunnel = base.address_bytes(value.tunnel_endpoint) if value.tunnel_endpoint else base.NO_ADDRESS
     return layout.IpcacheEntry(value.identity, 0, tunnel, value.encryption_key).pack()
 
 
 def decode_value(raw: bytes) -> IpcacheValue:
     """Inverse of `encode_value`."""
     entry = layout.IpcacheEntry.unpack(raw)
-    has_tunnel = entry.tunnel_endpoint != layout.NO_ADDRESS
-    tunnel = str(layout.address_from_bytes(entry.tunnel_endpoint)) if has_tunnel else ""
+    has_tunnel = entry.tunnel_endpoint != base.NO_ADDRESS
+    tunnel = str(base.address_from_bytes(entry.tunnel_endpoint)) if has_tunnel else ""
     return IpcacheValue(identity=entry.identity, tunnel_endpoint=tunnel, encryption_key=entry.encrypt_key)
 
 

@@ -26,7 +26,7 @@ from shim.datapath import Datapath
 from shim.endpoints import Endpoint, EndpointState, EndpointTable
 from shim.ipam import Ipam, NumberPool
 from shim.ipcache import Rank
-from shim.maps import layout
+from shim.maps import base, layout
 from shim.nodeipcache import NodeIpcache
 from shim.policies import PolicySink
 from shim.reconciler import Reconciler
@@ -408,7 +408,7 @@ class Workloads:
 
 def encode_endpoint(endpoint: Endpoint, *, audit: bool = False) -> bytes:
     """Value of `axoneme_ep`."""
-    raw = [layout.address_bytes(ip) for ip in endpoint.ips]
+    raw = [base.address_bytes(ip) for ip in endpoint.ips]
     ipv4 = next((one[12:] for one, ip in zip(raw, endpoint.ips, strict=True) if ":" not in ip), bytes(4))
     ipv6 = next((one for one, ip in zip(raw, endpoint.ips, strict=True) if ":" in ip), bytes(16))
     return layout.EndpointEntry(

@@ -34,6 +34,7 @@ EVERYONE = frozenset(ROLE_KEYS)
 
 _IDENTITY = "/axoneme.api.identity.v1.IdentityService/"
 _POLICY = "/axoneme.api.policy.v1.PolicyService/"
+_CLUSTERMESH = "/axoneme.api.clustermesh.v1.ClusterMeshService/"
 _NODE = "/axoneme.api.node.v1.NodeService/"
 
 CALLERS_BY_METHOD: Mapping[str, frozenset[str]] = {
@@ -69,6 +70,12 @@ CALLERS_BY_METHOD: Mapping[str, frozenset[str]] = {
     _POLICY + "ReplayFlows": READERS,
     _POLICY + "AwaitIdentity": NODES,
     _POLICY + "SubscribeEndpointPolicies": NODES,
+    _CLUSTERMESH + "ApplyService": ADMINS,
+    _CLUSTERMESH + "DeleteService": ADMINS,
+    _CLUSTERMESH + "GetService": READERS,
+    _CLUSTERMESH + "ListServices": READERS,
+    _CLUSTERMESH + "WatchServices": READERS,
+    _CLUSTERMESH + "SubscribeServices": NODES,
     _NODE + "AddEndpoint": LOCAL,
     _NODE + "DeleteEndpoint": LOCAL,
     _NODE + "GetEndpoint": LOCAL,
@@ -79,6 +86,16 @@ CALLERS_BY_METHOD: Mapping[str, frozenset[str]] = {
     _NODE + "GetPolicyMap": LOCAL,
     _NODE + "GetNodeStatus": LOCAL,
     _NODE + "AuditMaps": LOCAL,
+    _NODE + "SetEndpointConfig": LOCAL,
+    _NODE + "GetEndpointLog": LOCAL,
+    _NODE + "RegenerateEndpoint": LOCAL,
+    _NODE + "ListConnections": LOCAL,
+    _NODE + "FlushConnections": LOCAL,
+    _NODE + "ListTranslations": LOCAL,
+    _NODE + "ListFrontends": LOCAL,
+    _NODE + "GetMaglevTable": LOCAL,
+    _NODE + "ListMetrics": LOCAL,
+    _NODE + "GetHealth": LOCAL,
     "/observer.Observer/GetFlows": OBSERVERS,
     "/observer.Observer/GetAgentEvents": OBSERVERS,
     "/observer.Observer/GetDebugEvents": OBSERVERS,

@@ -21,6 +21,8 @@
 #define CT_FIN_ORIGINAL 8
 #define CT_FIN_REPLY 16
 #define CT_AUDIT_ENDPOINT 32   /* ... by the endpoint's switch, which may be turned off */
+#define CT_TRANSLATED 64       /* replies go through axoneme_nat before they leave the program */
+#define CT_CARRIED 128	       /* the peer's identity came with the packet (tunnel), not from its address */
 
 #define CT_NEW 1	 /* ct_entry.state: no reply yet */
 #define CT_ESTABLISHED 2 /* reply seen */
@@ -31,8 +33,16 @@
 #define EVENT_TRACE 4
 #define EVENT_POLICY_VERDICT 5
 
-#define TRACE_TO_ENDPOINT 0
+#define TRACE_TO_ENDPOINT 0 /* axoneme_event.sub_type: observation points of Hubble */
+#define TRACE_TO_HOST 2
 #define TRACE_TO_STACK 3
+#define TRACE_TO_OVERLAY 4
+#define TRACE_FROM_ENDPOINT 5
+#define TRACE_FROM_HOST 7
+#define TRACE_FROM_STACK 8
+#define TRACE_FROM_OVERLAY 9
+#define TRACE_FROM_NETWORK 10
+#define TRACE_TO_NETWORK 11
 
 #define FLAG_IPV6 1 /* axoneme_event.flags */
 #define FLAG_REPLY_KNOWN 2
@@ -51,16 +61,28 @@
 #define DROP_TRUNCATED_HEADER 135
 #define DROP_UNKNOWN_L4_PROTOCOL 137
 #define DROP_UNSUPPORTED_L3_PROTOCOL 139
+#define DROP_WRITE_ERROR 141
+#define DROP_TUNNEL_KEY 147
 #define DROP_CT_INSERTION_FAILED 155
 #define DROP_INVALID_EXTENSION_HEADER 156
+#define DROP_SERVICE_BACKEND_NOT_FOUND 158
 #define DROP_NO_CONFIGURATION 165 /* an action that this program does not know */
 #define DROP_UNSUPPORTED_L2_PROTOCOL 166
 #define DROP_INVALID_IDENTITY 171
+#define DROP_NO_ENCAPSULATION_ENDPOINT 160
+#define DROP_NO_NAT_MAPPING 167	   /* no free port, or a reply to nothing */
+#define DROP_NAT_PROTOCOL 168	   /* a protocol that cannot be translated this way */
+#define DROP_FIB_LOOKUP_FAILED 169
+#define DROP_ENCAPSULATION_PROHIBITED 170 /* tunnel packets from a pod or a stranger */
 #define DROP_FIRST_FRAGMENT_NOT_FOUND 175
 #define DROP_FORBIDDEN_ICMPV6_MESSAGE 176
+#define DROP_NOT_IN_SOURCE_RANGE 177
 #define DROP_REDIRECT_WITHOUT_PROXY 180
 #define DROP_POLICY_DENY 181 /* a deny entry */
 #define DROP_VLAN_FILTERED 182
+#define DROP_INVALID_VNI 183
+#define DROP_TTL_EXCEEDED 196
+#define DROP_HOST_NOT_READY 202
 #define DROP_EP_NOT_READY 203
 
 #define PASS_UNJUDGED (-1) /* parse(): ARP and neighbour discovery */
@@ -77,6 +99,57 @@
 #define METRIC_REASONS 256
 #define METRIC_LOST_EVENTS (2 * METRIC_REASONS)
 #define METRIC_SLOTS (METRIC_LOST_EVENTS + 1)
+#define METRIC_ENDPOINTS 4096 /* endpoints with counters of their own: numbers below this */
+
+#define LB_INSIDE 0  /* lb_key.scope: clients on this node, pods and host */
+#define LB_OUTSIDE 1 /* ... packets that come in on the uplink */
+
+#define LB_AFFINITY 1	   /* lb_service.flags */
+#define LB_SOURCE_RANGES 2 /* only addresses in axoneme_lb_source may use it from outside */
+#define LB_LOCAL_ONLY 4	   /* externalTrafficPolicy Local: only backends of this node, so never SNAT */
+#define LB_DSR 8	   /* remote backends answer clients directly */
+#define LB_NOT_SOCKET 16   /* socket load balancing leaves it to the per-packet programs */
+
+#define BACKEND_TERMINATING 1 /* lb_backend.flags: keeps the connections it has */
+#define BACKEND_LOCAL 2	      /* an endpoint of this node */
+
+#define NAT_FROM_EP 1	/* nat_key.side: the hook at which a packet with this tuple is translated */
+#define NAT_TO_EP 2
+#define NAT_FROM_NET 3
+#define NAT_TO_NET 4
+
+#define NAT_SERVICE 1	 /* nat_entry.flags */
+#define NAT_HAIRPIN 2	 /* the client is its own backend: its source became the loopback address */
+#define NAT_MASQUERADE 4 /* the source became the node's address */
+#define NAT_RETURN 8	 /* what undoes another entry */
+#define NAT_DSR_CLIENT 16 /* this node answers for a frontend of another node */
+
+#define NODE_TUNNEL 1 /* node_config.flags */
+#define NODE_MASQUERADE4 2
+#define NODE_MASQUERADE6 4
+#define NODE_HOST_ROUTING 8
+#define NODE_HOST_FIREWALL 16
+#define NODE_HOST_AUDIT 32
+
+#define NODE_IP_OWN 1 /* node_ip.flags */
+#define NODE_IP_TUNNEL_PEER 2
+
+#define HOST_ENDPOINT_ID 0 /* policies and connections of the node itself */
+
+#define IDENTITY_HOST 1
+#define IDENTITY_WORLD 2
+#define IDENTITY_UNMANAGED 3
+#define IDENTITY_HEALTH 4
+#define IDENTITY_REMOTE_NODE 6
+#define IDENTITY_WORLD4 9
+#define IDENTITY_WORLD6 10
+#define IDENTITY_LOCAL_SCOPE 0x01000000 /* from here on: numbers of this node only */
+
+/* skb->mark: a kind and an identity. Crossing a network namespace clears it, so no pod can set it. */
+#define MARK_KIND 0xff000000
+#define MARK_NUMBER 0x00ffffff
+#define MARK_IDENTITY 0xa1000000 /* the source's identity, whatever its address says */
+#define MARK_HAIRPIN 0xa2000000	 /* a pod's packet to itself on its way back in */
 
 #define NSEC_PER_SEC 1000000000ULL
 

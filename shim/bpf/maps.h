@@ -80,6 +80,21 @@ struct {
 } axoneme_metrics SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 4 * METRIC_ENDPOINTS);
+	__type(key, __u32); /* endpoint number * 4 + (direction - 1) * 2 + dropped */
+	__type(value, struct metric_entry);
+} axoneme_epstats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct endpoint_drop_key);
+	__type(value, struct metric_entry);
+} axoneme_epdrops SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4 << 20);
 } axoneme_events SEC(".maps");

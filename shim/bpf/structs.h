@@ -93,6 +93,124 @@ struct ct_entry {
 	__u8 flags;
 	__u8 match_type;
 	__u8 cut_reason; /* drop reason of a connection that policy cut */
+	__be16 proxy_port_be; /* the proxy that the connection is redirected to, 0: none */
+	__u8 pad[6];
+};
+
+/* A service's frontend: what clients talk to. */
+struct lb_key {
+	struct address address;
+	__be16 port_be;
+	__u8 protocol;
+	__u8 scope; /* LB_INSIDE, LB_OUTSIDE */
+	__u32 pad;
+};
+
+/* What a frontend leads to. A set is a node-local number for a list of backends that frontends share. */
+struct lb_service {
+	__u32 set_id;
+	__u16 slots; /* backends that take new connections; 0: none, packets are dropped */
+	__u16 flags;
+	__u32 affinity_seconds; /* with LB_AFFINITY */
+	__u32 maglev_size;	/* elements of the set's table in axoneme_maglev; 0: a random slot */
+};
+
+struct lb_slot_key {
+	__u32 set_id;
+	__u32 slot; /* 0 to slots - 1 */
+};
+
+struct lb_backend {
+	struct address address;
+	__be16 port_be;
+	__u8 protocol;
+	__u8 flags; /* BACKEND_TERMINATING, BACKEND_LOCAL */
+	__u32 pad;
+};
+
+struct lb_affinity_key {
+	struct address client; /* sockets: cookie of the network namespace in the first half */
+	__u32 set_id;
+	__u32 socket; /* 1: `client` is a cookie */
+};
+
+struct lb_affinity {
+	__u64 last_used_ns; /* CLOCK_MONOTONIC */
+	__u32 backend_id;
+	__u32 pad;
+};
+
+struct lb_source_key {
+	__u32 prefix_length; /* set 32, address 128 */
+	__u32 set_id;
+	struct address address;
+};
+
+/* A packet as it arrives at one hook, and what it becomes there. Endpoint sides name their endpoint. */
+struct nat_key {
+	struct address source;
+	struct address destination;
+	__be16 source_port_be; /* ICMP: as in ct_key */
+	__be16 destination_port_be;
+	__u8 protocol;
+	__u8 side; /* NAT_FROM_EP ... */
+	__u16 endpoint_id;
+};
+
+struct nat_entry {
+	struct address source;
+	struct address destination;
+	__be16 source_port_be;
+	__be16 destination_port_be;
+	__u32 backend_id; /* 0: no service */
+	__u32 set_id;
+	__u8 flags; /* NAT_SERVICE ... */
+	__u8 state; /* TCP: CT_NEW, CT_ESTABLISHED, CT_CLOSING */
+	__u16 pad;
+	__u64 last_seen_ns; /* CLOCK_MONOTONIC, renewed once a second */
+};
+
+/* What a socket believed to talk to, found by what it really talks to. */
+struct socket_key {
+	__u64 cookie;
+	struct address address;
+	__be16 port_be;
+	__u8 pad[6];
+};
+
+struct socket_entry {
+	struct address address;
+	__be16 port_be;
+	__u8 pad[2];
+	__u32 set_id;
+};
+
+/* An endpoint of this node by address. */
+struct local_entry {
+	__u32 ifindex; /* node's side */
+	__u16 endpoint_id;
+	__u8 mac[6];
+	__u8 host_mac[6];
+	__u8 pad[2];
+};
+
+struct node_ip {
+	__u32 flags; /* NODE_IP_OWN, NODE_IP_TUNNEL_PEER */
+};
+
+struct node_config {
+	struct address ipv4; /* source of translated packets; zeros: none */
+	struct address ipv6;
+	struct address loopback4; /* what a pod sees as client when it is its own backend */
+	struct address loopback6;
+	__u32 flags; /* NODE_TUNNEL ... */
+	__u32 uplink_ifindex;
+	__u32 overlay_ifindex; /* 0: none */
+	__u32 host_policy_generation;
+	__u16 nat_port_min; /* host order, inclusive */
+	__u16 nat_port_max;
+	__u8 uplink_mac[6];
+	__u8 pad[6];
 };
 
 struct fragment_key {
@@ -110,6 +228,13 @@ struct fragment_entry {
 	__be16 destination_port_be;
 	__u8 protocol;
 	__u8 pad[3];
+};
+
+/* By endpoint: forwarded and dropped packets of each direction. Drops by reason: axoneme_epdrops. */
+struct endpoint_drop_key {
+	__u16 endpoint_id;
+	__u8 direction;
+	__u8 reason;
 };
 
 struct metric_entry {

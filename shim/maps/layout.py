@@ -7,24 +7,19 @@ reads them out of the compiled object and compares. Other numbers are in host by
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 import sys
 from dataclasses import dataclass
-from typing import ClassVar, Final, Self, TypeAlias
+from typing import ClassVar, Final
 
 from axoneme.lib.bpf.kinds import NO_PREALLOC, MapKind, MapSpec
 from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, PortBlock
+from shim.maps import lb, node
+from shim.maps.base import ADDRESS, NO_ADDRESS, U32, IpcacheKey, Record, spec
 
-SCHEMA_VERSION: Final = 1
-"""Part of the pin path (`v1`): a map's definition changes only together with this number."""
+SCHEMA_VERSION: Final = 2
+"""Part of the pin path (`v2`): a map's definition changes only together with this number."""
 
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-_MAPPED: Final = bytes(10) + b"\xff\xff"
-_MAPPED_BITS: Final = 96
-NO_ADDRESS: Final = bytes(16)
 
 # EndpointEntry.flags
 ENDPOINT_AUDIT: Final = 1
@@ -33,43 +28,15 @@ ENTRY_AUDIT: Final = 1
 ENTRY_DEFAULT_ALLOW: Final = 2
 # CtEntry.flags
 CT_REPLY_SEEN, CT_AUDIT, CT_LEARNED = 1, 2, 4
+CT_TRANSLATED, CT_CARRIED = 64, 128
+HOST_ENDPOINT_ID: Final = 0
+"""Policies and connections of the node itself."""
+METRIC_ENDPOINTS: Final = 4096
+"""Endpoints with counters of their own: numbers below this."""
 # Metrics: index = (direction - 1) * 256 + drop reason, reason 0 = forwarded; one slot for events lost.
 METRIC_REASONS: Final = 256
 METRIC_LOST_EVENTS: Final = 2 * METRIC_REASONS
 METRIC_SLOTS: Final = METRIC_LOST_EVENTS + 1
-
-
-def address_bytes(address: Address | str) -> bytes:
-    """The 16 bytes of an address; IPv4 is mapped."""
-    parsed = ipaddress.ip_address(address)
-    return parsed.packed if parsed.version == 6 else _MAPPED + parsed.packed
-
-
-def address_from_bytes(raw: bytes) -> Address:
-    """The address of 16 bytes, IPv4 when it is a mapped one."""
-    if raw.startswith(_MAPPED):
-        return ipaddress.IPv4Address(raw[12:])
-    return ipaddress.IPv6Address(raw)
-
-
-def is_host_route(network: Network) -> bool:
-    """Whether the prefix is one address and so belongs in `axoneme_ipexact` rather than in the trie."""
-    return network.prefixlen == network.max_prefixlen
-
-
-class Record:
-    """A fixed-size struct; `FORMAT` follows the dataclass fields in order and names the padding."""
-
-    __slots__: tuple[str, ...] = ()
-    FORMAT: ClassVar[struct.Struct]
-
-    def pack(self) -> bytes:
-        # Not astuple, which copies deeply: maps are written by the hundred thousand.
-        return self.FORMAT.pack(*[getattr(self, name) for name in self.__slots__])
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> Self:
-        return cls(*cls.FORMAT.unpack(raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,26 +107,6 @@ class LearnedEntry(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class IpcacheKey(Record):
-    """Key of `axoneme_ipcache`; IPv4 prefixes are 96 bits longer."""
-
-    FORMAT: ClassVar[struct.Struct] = struct.Struct("=I16s")
-    prefix_length: int
-    address: bytes
-
-    @classmethod
-    def of(cls, network: Network | str) -> IpcacheKey:
-        parsed = ipaddress.ip_network(network)
-        extra = _MAPPED_BITS if parsed.version == 4 else 0
-        return cls(parsed.prefixlen + extra, address_bytes(parsed.network_address))
-
-    def network(self) -> Network:
-        if self.address.startswith(_MAPPED) and self.prefix_length >= _MAPPED_BITS:
-            return ipaddress.IPv4Network((self.address[12:], self.prefix_length - _MAPPED_BITS))
-        return ipaddress.IPv6Network((self.address, self.prefix_length))
-
-
-@dataclass(frozen=True, slots=True)
 class IpcacheEntry(Record):
     """Value of `axoneme_ipcache` and `axoneme_ipexact`."""
 
@@ -188,7 +135,7 @@ class CtKey(Record):
 class CtEntry(Record):
     """Value of `axoneme_ct`; last_seen in ns of CLOCK_MONOTONIC, at a resolution of a second."""
 
-    FORMAT: ClassVar[struct.Struct] = struct.Struct("=QIIIBBBB")
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=QIIIBBBB2s6x")
     last_seen_ns: int
     policy_generation: int
     peer_identity: int
@@ -197,6 +144,7 @@ class CtEntry(Record):
     flags: int
     match_type: int
     cut_reason: int = 0
+    proxy_port_be: bytes = bytes(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,16 +172,23 @@ class FragmentEntry(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointDropKey(Record):
+    """Key of `axoneme_epdrops`."""
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=HBB")
+    endpoint_id: int
+    direction: int
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
 class MetricEntry(Record):
-    """Value of `axoneme_metrics`, one per CPU."""
+    """Value of `axoneme_metrics`, `axoneme_epstats` and `axoneme_epdrops`, one per CPU."""
 
     FORMAT: ClassVar[struct.Struct] = struct.Struct("=QQ")
     packets: int
     octets: int
 
-
-_U32: Final = 4
-_ADDRESS: Final = 16
 
 POLICY_INNER: Final = MapSpec(
     name="axoneme_pol",
@@ -245,26 +200,22 @@ POLICY_INNER: Final = MapSpec(
 )
 
 
-def _spec(name: str, kind: MapKind, key: int, value: int, size: int, flags: int = 0) -> MapSpec:
-    return MapSpec(name=name, kind=kind, key_size=key, value_size=value, max_entries=size, flags=flags)
-
-
-EP: Final = _spec("axoneme_ep", MapKind.HASH, _U32, EndpointEntry.FORMAT.size, 4096)
+EP: Final = spec("axoneme_ep", MapKind.HASH, U32, EndpointEntry.FORMAT.size, 4096)
 POLICY: Final = MapSpec(
     name="axoneme_policy",
     kind=MapKind.HASH_OF_MAPS,
-    key_size=_U32,
-    value_size=_U32,
+    key_size=U32,
+    value_size=U32,
     max_entries=4096,
     inner=POLICY_INNER,
 )
-LEARNED: Final = _spec(
+LEARNED: Final = spec(
     "axoneme_learned", MapKind.HASH, LearnedKey.FORMAT.size, LearnedEntry.FORMAT.size, 65536, NO_PREALLOC
 )
-IPEXACT: Final = _spec(
-    "axoneme_ipexact", MapKind.HASH, _ADDRESS, IpcacheEntry.FORMAT.size, 512_000, NO_PREALLOC
+IPEXACT: Final = spec(
+    "axoneme_ipexact", MapKind.HASH, ADDRESS, IpcacheEntry.FORMAT.size, 512_000, NO_PREALLOC
 )
-IPCACHE: Final = _spec(
+IPCACHE: Final = spec(
     "axoneme_ipcache",
     MapKind.LPM_TRIE,
     IpcacheKey.FORMAT.size,
@@ -272,15 +223,31 @@ IPCACHE: Final = _spec(
     512_000,
     NO_PREALLOC,
 )
-CT: Final = _spec("axoneme_ct", MapKind.LRU_HASH, CtKey.FORMAT.size, CtEntry.FORMAT.size, 131_072)
-FRAGMENTS: Final = _spec(
+CT: Final = spec("axoneme_ct", MapKind.LRU_HASH, CtKey.FORMAT.size, CtEntry.FORMAT.size, 131_072)
+FRAGMENTS: Final = spec(
     "axoneme_frag", MapKind.LRU_HASH, FragmentKey.FORMAT.size, FragmentEntry.FORMAT.size, 8192
 )
-METRICS: Final = _spec("axoneme_metrics", MapKind.PERCPU_ARRAY, _U32, MetricEntry.FORMAT.size, METRIC_SLOTS)
-EVENTS: Final = _spec("axoneme_events", MapKind.RINGBUF, 0, 0, 4 << 20)
+EP_STATS: Final = spec(
+    "axoneme_epstats", MapKind.PERCPU_ARRAY, U32, MetricEntry.FORMAT.size, 4 * METRIC_ENDPOINTS
+)
+EP_DROPS: Final = spec(
+    "axoneme_epdrops",
+    MapKind.PERCPU_HASH,
+    EndpointDropKey.FORMAT.size,
+    MetricEntry.FORMAT.size,
+    16_384,
+    NO_PREALLOC,
+)
+METRICS: Final = spec("axoneme_metrics", MapKind.PERCPU_ARRAY, U32, MetricEntry.FORMAT.size, METRIC_SLOTS)
+EVENTS: Final = spec("axoneme_events", MapKind.RINGBUF, 0, 0, 4 << 20)
 
 MAPS: Final[dict[str, MapSpec]] = {
-    spec.name: spec for spec in (EP, POLICY, LEARNED, IPEXACT, IPCACHE, CT, FRAGMENTS, METRICS, EVENTS)
+    one.name: one
+    for one in (
+        *(EP, POLICY, LEARNED, IPEXACT, IPCACHE, CT, FRAGMENTS, METRICS, EP_STATS, EP_DROPS, EVENTS),
+        *lb.SPECS,
+        *node.SPECS,
+    )
 }
 """All pinned maps by name, which is also the name of the pin."""
 
@@ -343,6 +310,13 @@ def policy_entry(key: MapKey, entry: MapEntry, *, cookie: int, proxy_port: int =
         flags,
         key.ports.specificity,
     )
+
+
+def endpoint_stats_key(endpoint_id: int, direction: Direction, *, dropped: bool) -> bytes:
+    """Key of `axoneme_epstats`. Raises ValueError for an endpoint without counters of its own."""
+    if endpoint_id >= METRIC_ENDPOINTS:
+        raise ValueError(f"endpoint {endpoint_id} has no counters of its own")
+    return struct.pack("=I", endpoint_id * 4 + (int(direction) - 1) * 2 + dropped)
 
 
 def metric_key(direction: Direction, reason: int) -> bytes:

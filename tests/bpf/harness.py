@@ -14,7 +14,7 @@ from axoneme.lib.bpf.object import BpfObject
 from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, PortBlock
 from shim.bpf.manifest import object_path
 from shim.flows.ring import RingReader
-from shim.maps import layout
+from shim.maps import base, layout
 
 LOOPBACK = 1  # test runs happen on lo unless told otherwise
 POD_ID, POD_IDENTITY = 77, 5001
@@ -144,13 +144,13 @@ class Datapath:
     def identity(self, prefix: str, number: int) -> None:
         network = ipaddress.ip_network(prefix)
         value = layout.IpcacheEntry(number).pack()
-        if layout.is_host_route(network):
-            self.maps["axoneme_ipexact"].update(layout.address_bytes(network.network_address), value)
+        if base.is_host_route(network):
+            self.maps["axoneme_ipexact"].update(base.address_bytes(network.network_address), value)
         else:
-            self.maps["axoneme_ipcache"].update(layout.IpcacheKey.of(network).pack(), value)
+            self.maps["axoneme_ipcache"].update(base.IpcacheKey.of(network).pack(), value)
 
     def learn(self, address: str, number: int, *, expiry_ns: int) -> None:
-        key = layout.LearnedKey(POD_ID, layout.address_bytes(address)).pack()
+        key = layout.LearnedKey(POD_ID, base.address_bytes(address)).pack()
         self.maps["axoneme_learned"].update(key, layout.LearnedEntry(number, expiry_ns).pack())
 
     def connections(self) -> dict[layout.CtKey, layout.CtEntry]:

@@ -11,7 +11,7 @@ import pytest
 from axoneme.lib.bpf.create import create_map
 from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, PortBlock, Redirect, one_port
 from shim.flows import record
-from shim.maps import layout
+from shim.maps import base, layout
 from tests.bpf import packets as p
 from tests.bpf.harness import ANY, PEER, PEER_IDENTITY, POD, POD_ID, POD_IDENTITY, Datapath, allow, deny
 from tests.conftest import scaled
@@ -72,8 +72,8 @@ def test_events_of_an_allowed_connection(datapath: Datapath, v: int) -> None:
     assert verdict["verdict"] == FORWARDED
     assert verdict["source_identity"] == POD_IDENTITY
     assert verdict["destination_identity"] == PEER_IDENTITY
-    assert bytes(verdict["source_ip"]) == layout.address_bytes(POD[v])
-    assert bytes(verdict["destination_ip"]) == layout.address_bytes(PEER[v])
+    assert bytes(verdict["source_ip"]) == base.address_bytes(POD[v])
+    assert bytes(verdict["destination_ip"]) == base.address_bytes(PEER[v])
     assert (verdict["source_port"], verdict["destination_port"]) == (1000, 80)
     assert (verdict["protocol"], verdict["tcp_flags"]) == (p.TCP, p.SYN)
     assert verdict["endpoint_id"] == POD_ID

@@ -19,7 +19,7 @@ from axoneme.lib.bpf.object import BpfObject
 from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, PortBlock
 from shim.bpf.manifest import object_path
 from shim.flows.record import EVENT_DTYPE
-from shim.maps import layout
+from shim.maps import base, layout
 
 C_NAMES = {
     layout.EndpointEntry: "endpoint_entry",
@@ -27,7 +27,7 @@ C_NAMES = {
     layout.PolicyEntry: "policy_entry",
     layout.LearnedKey: "learned_key",
     layout.LearnedEntry: "learned_entry",
-    layout.IpcacheKey: "ipcache_key",
+    base.IpcacheKey: "ipcache_key",
     layout.IpcacheEntry: "ipcache_entry",
     layout.CtKey: "ct_key",
     layout.CtEntry: "ct_entry",
@@ -57,7 +57,7 @@ def members(struct: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def offsets(record: type[layout.Record]) -> dict[str, int]:
+def offsets(record: type[base.Record]) -> dict[str, int]:
     """The same out of a record's format string, which names its padding."""
     names = iter(field.name for field in fields(record))  # type: ignore[arg-type]
     found, position = {}, 0
@@ -71,11 +71,11 @@ def offsets(record: type[layout.Record]) -> dict[str, int]:
 
 def test_every_record_has_its_struct() -> None:
     # slots=True makes a second class of each name, hence names
-    assert {one.__name__ for one in C_NAMES} == {one.__name__ for one in layout.Record.__subclasses__()}
+    assert {one.__name__ for one in C_NAMES} == {one.__name__ for one in base.Record.__subclasses__()}
 
 
 @pytest.mark.parametrize("record", C_NAMES, ids=lambda one: one.__name__)
-def test_records_equal_the_structs(structs: dict[str, Any], record: type[layout.Record]) -> None:
+def test_records_equal_the_structs(structs: dict[str, Any], record: type[base.Record]) -> None:
     struct = structs[C_NAMES[record]]
     assert members(struct) == offsets(record)
     assert struct["size"] == record.FORMAT.size
@@ -125,21 +125,21 @@ def test_policy_entries_carry_what_they_should(
 
 
 @given(address=st.ip_addresses())
-def test_addresses_round_trip(address: layout.Address) -> None:
-    raw = layout.address_bytes(address)
+def test_addresses_round_trip(address: base.Address) -> None:
+    raw = base.address_bytes(address)
     if address.version == 6 and address.ipv4_mapped is not None:
-        assert layout.address_from_bytes(raw) == address.ipv4_mapped
+        assert base.address_from_bytes(raw) == address.ipv4_mapped
     else:
-        assert layout.address_from_bytes(raw) == address
+        assert base.address_from_bytes(raw) == address
 
 
 @pytest.mark.parametrize(
     ("prefix", "bits"), [("0.0.0.0/0", 96), ("10.0.0.0/8", 104), ("::/0", 0), ("fd00::/64", 64)]
 )
 def test_prefixes_round_trip(prefix: str, bits: int) -> None:
-    key = layout.IpcacheKey.of(prefix)
+    key = base.IpcacheKey.of(prefix)
     assert key.prefix_length == bits
-    assert layout.IpcacheKey.unpack(key.pack()).network() == ipaddress.ip_network(prefix)
+    assert base.IpcacheKey.unpack(key.pack()).network() == ipaddress.ip_network(prefix)
 
 
 def test_metric_slots_do_not_overlap() -> None:

@@ -16,7 +16,7 @@ from axoneme.lib.bpf.links import Hook, TcxLink, attached
 from axoneme.lib.bpf.object import BpfObject
 from axoneme.lib.bpf.program import BpfProgram
 from shim.bpf.manifest import object_path
-from shim.maps import layout
+from shim.maps import base, layout
 
 pytestmark = pytest.mark.root
 BPFFS = Path("/sys/fs/bpf")
@@ -51,11 +51,11 @@ def test_maps_are_reused_by_their_pins(pins: Path) -> None:
     load(pins)
     assert {path.name for path in pins.iterdir()} == set(layout.MAPS)
     first = KernelMap.open(pins / "axoneme_ipexact")
-    first.update(layout.address_bytes("10.0.0.1"), layout.IpcacheEntry(5).pack())
+    first.update(base.address_bytes("10.0.0.1"), layout.IpcacheEntry(5).pack())
     load(pins)
     again = KernelMap.open(pins / "axoneme_ipexact")
     assert again.map_id == first.map_id
-    assert again.lookup(layout.address_bytes("10.0.0.1")) == layout.IpcacheEntry(5).pack()
+    assert again.lookup(base.address_bytes("10.0.0.1")) == layout.IpcacheEntry(5).pack()
 
 
 def test_a_pinned_map_of_another_definition_is_refused(pins: Path) -> None:

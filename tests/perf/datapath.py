@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, one_port
 from shim.bpf.compile import CompilerMissing, compile_objects
-from shim.maps import layout
+from shim.maps import base, layout
 from tests.bpf import packets as p
 from tests.bpf.harness import POD, Datapath
 from tests.perf.result import CannotRunError, Result, table
@@ -39,7 +39,7 @@ def fill(datapath: Datapath) -> None:
     for index in range(PREFIXES // 2):
         value = layout.IpcacheEntry(FIRST_IDENTITY + index).pack()
         for v, bits in ((4, 24), (6, 64)):
-            key = layout.IpcacheKey.of(f"{peer(v, index)}/{bits}").pack()
+            key = base.IpcacheKey.of(f"{peer(v, index)}/{bits}").pack()
             prefixes.append((key, value))
     datapath.maps["axoneme_ipcache"].update_batch(prefixes)
     entry = MapEntry(action=Action.ALLOW, precedence=0xFEFFFF01)

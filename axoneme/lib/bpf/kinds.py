@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 NO_PREALLOC = 1  # BPF_F_NO_PREALLOC; LPM tries must have it
+INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: an inner array may have another size than the template
 
 
 class MapKind(IntEnum):

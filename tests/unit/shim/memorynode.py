@@ -35,7 +35,7 @@ from shim.datapath import MemoryDatapath
 from shim.endpoints import Endpoint, EndpointTable
 from shim.ipam import Ipam
 from shim.localidentities import LocalIdentities
-from shim.maps import layout
+from shim.maps import base, layout
 from shim.nodeipcache import NodeIpcache
 from shim.policies import PolicySink
 from shim.routes import NodeEntry
@@ -267,9 +267,9 @@ class MemoryNode:
 
     def identity_of(self, address: str) -> int:
         """The number that the kernel's ipcache has for an address."""
-        raw = self.datapath.maps[layout.IPEXACT.name].lookup(layout.address_bytes(address))
+        raw = self.datapath.maps[layout.IPEXACT.name].lookup(base.address_bytes(address))
         if raw is None:
-            key = layout.IpcacheKey(128, layout.address_bytes(address))
+            key = base.IpcacheKey(128, base.address_bytes(address))
             raw = self.datapath.maps[layout.IPCACHE.name].lookup(key.pack())
         return layout.IpcacheEntry.unpack(raw).identity if raw else 0
 

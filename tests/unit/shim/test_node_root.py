@@ -17,7 +17,7 @@ import pytest
 
 from axoneme.api.node.v1 import node_pb2, node_pb2_grpc
 from axoneme.lib.tls import TlsFiles
-from shim.maps import layout
+from shim.maps import base, layout
 from shim.privileged import protocol
 from shim.privileged.client import HelperClient
 from shim.supervisor import HELPER_CAPABILITIES
@@ -211,7 +211,7 @@ def test_drift_is_repaired(node: RunningNode, pods: Pods) -> None:
     from axoneme.lib.bpf.maps import KernelMap
 
     exact = KernelMap.open(node.lab.pins / layout.IPEXACT.name)
-    address = layout.address_bytes(pods["a"][1].ips[0])
+    address = base.address_bytes(pods["a"][1].ips[0])
     assert exact.delete(address)
     repairs = list(node.api.AuditMaps(node_pb2.AuditMapsRequest(), timeout=20).repairs)
     assert len(repairs) == 1, repairs

@@ -32,7 +32,7 @@ from shim.endpoints import Endpoint, EndpointState
 from shim.ipcache import Contribution as Statement
 from shim.ipcache import IpcacheValue, Rank
 from shim.localidentities import LocalIdentities, LocalKey
-from shim.maps import layout
+from shim.maps import base, layout
 from shim.nodeipcache import NODE_STREAM
 from tests.conftest import scaled
 from tests.unit.shim.memorynode import ALLOW_ALL, MAX_ENTRIES, MemoryNode, policy, rule, wanted
@@ -271,7 +271,7 @@ async def test_a_prefix_inside_a_pod_network_makes_no_unknown_pod_the_world(v: i
 
 async def test_pod_networks_of_the_kernel_count_until_the_nodes_were_heard() -> None:
     node = MemoryNode()
-    key = layout.IpcacheKey.of("10.9.0.0/24").pack()
+    key = base.IpcacheKey.of("10.9.0.0/24").pack()
     value = layout.IpcacheEntry(identities.UNMANAGED).pack()
     node.datapath.maps[layout.IPCACHE.name].update(key, value)
     node.ipcache.load()

@@ -13,7 +13,7 @@ from axoneme.lib.identities import HOST
 from axoneme.lib.policy.model import IdentityPeer
 from shim.datapath import Interface
 from shim.endpoints import Endpoint, EndpointState
-from shim.maps import layout
+from shim.maps import base, layout
 from shim.membership import Membership
 from shim.routes import NodeEntry
 from tests.unit.shim.memorynode import ALLOW_ALL, MemoryNode, allow, wanted
@@ -30,7 +30,7 @@ async def test_an_endpoint_is_published_last() -> None:
     assert entry.ipv4 == bytes([10, 1, 0, 2])
     exact = node.datapath.maps[layout.IPEXACT.name]
     for ip in endpoint.ips:
-        raw = exact.lookup(layout.address_bytes(ip))
+        raw = exact.lookup(base.address_bytes(ip))
         assert raw is not None
         assert layout.IpcacheEntry.unpack(raw).identity == endpoint.identity
 

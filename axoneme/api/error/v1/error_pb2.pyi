@@ -188,6 +188,18 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """A prefix that the policy names cannot be told apart yet; the last policy stays in force. It is tried again; the
     message names what is in the way.
     """
+    ERROR_REASON_FEATURE_MISSING: _ErrorReason.ValueType  # 153
+    """The node's kernel cannot do what the policy, service or switch asks for. The message names the feature."""
+    ERROR_REASON_ADDRESS_NOT_USABLE: _ErrorReason.ValueType  # 154
+    """The address lies outside the node's PodCIDRs, or another endpoint has it. Choose another, or none."""
+    ERROR_REASON_SERVICE_NOT_FOUND: _ErrorReason.ValueType  # 160
+    """The service does not exist. List them: axoneme service list."""
+    ERROR_REASON_FRONTEND_IN_USE: _ErrorReason.ValueType  # 161
+    """Another service has the address and port already. The message names it."""
+    ERROR_REASON_SERVICE_POOL_EXHAUSTED: _ErrorReason.ValueType  # 162
+    """No cluster IP or node port is free. Widen service_cidrs or node_port_range."""
+    ERROR_REASON_SET_NOT_FOUND: _ErrorReason.ValueType  # 163
+    """The set of backends does not exist on this node. List them: axoneme bpf lb list."""
     ERROR_REASON_NO_NODE_AVAILABLE: _ErrorReason.ValueType  # 170
     """No node could be asked for flows. GetNodes says why for each of them."""
 
@@ -363,6 +375,18 @@ ERROR_REASON_PREFIX_NOT_PUBLISHED: ErrorReason.ValueType  # 152
 """A prefix that the policy names cannot be told apart yet; the last policy stays in force. It is tried again; the
 message names what is in the way.
 """
+ERROR_REASON_FEATURE_MISSING: ErrorReason.ValueType  # 153
+"""The node's kernel cannot do what the policy, service or switch asks for. The message names the feature."""
+ERROR_REASON_ADDRESS_NOT_USABLE: ErrorReason.ValueType  # 154
+"""The address lies outside the node's PodCIDRs, or another endpoint has it. Choose another, or none."""
+ERROR_REASON_SERVICE_NOT_FOUND: ErrorReason.ValueType  # 160
+"""The service does not exist. List them: axoneme service list."""
+ERROR_REASON_FRONTEND_IN_USE: ErrorReason.ValueType  # 161
+"""Another service has the address and port already. The message names it."""
+ERROR_REASON_SERVICE_POOL_EXHAUSTED: ErrorReason.ValueType  # 162
+"""No cluster IP or node port is free. Widen service_cidrs or node_port_range."""
+ERROR_REASON_SET_NOT_FOUND: ErrorReason.ValueType  # 163
+"""The set of backends does not exist on this node. List them: axoneme bpf lb list."""
 ERROR_REASON_NO_NODE_AVAILABLE: ErrorReason.ValueType  # 170
 """No node could be asked for flows. GetNodes says why for each of them."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

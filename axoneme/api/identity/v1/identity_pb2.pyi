@@ -66,6 +66,22 @@ class Node(google.protobuf.message.Message):
         ) -> None: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class FeaturesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NAME_FIELD_NUMBER: builtins.int
     CLUSTER_FIELD_NUMBER: builtins.int
     CLUSTER_ID_FIELD_NUMBER: builtins.int
@@ -75,6 +91,8 @@ class Node(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     OBSERVER_ADDRESS_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
+    HEALTH_IPS_FIELD_NUMBER: builtins.int
+    FEATURES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name within its cluster: at most 253 characters of a DNS name."""
     cluster: builtins.str
@@ -103,6 +121,14 @@ class Node(google.protobuf.message.Message):
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Labels of the node, key → value."""
 
+    @property
+    def health_ips(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Addresses of the node's health endpoint, inside its own pools."""
+
+    @property
+    def features(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """What the node's kernel can do: name of a feature to `yes` or the reason why not."""
+
     def __init__(
         self,
         *,
@@ -115,8 +141,10 @@ class Node(google.protobuf.message.Message):
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         observer_address: builtins.str = ...,
         revision: builtins.int = ...,
+        health_ips: collections.abc.Iterable[builtins.str] | None = ...,
+        features: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "cluster_id", b"cluster_id", "internal_ips", b"internal_ips", "labels", b"labels", "name", b"name", "observer_address", b"observer_address", "pod_cidrs", b"pod_cidrs", "revision", b"revision", "router_ips", b"router_ips"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "cluster_id", b"cluster_id", "features", b"features", "health_ips", b"health_ips", "internal_ips", b"internal_ips", "labels", b"labels", "name", b"name", "observer_address", b"observer_address", "pod_cidrs", b"pod_cidrs", "revision", b"revision", "router_ips", b"router_ips"]) -> None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 

@@ -54,6 +54,38 @@ ENDPOINT_STATE_TERMINATING: EndpointState.ValueType  # 4
 """Being removed."""
 Global___EndpointState: typing_extensions.TypeAlias = EndpointState
 
+class _AggregationLevel:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AggregationLevelEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_AggregationLevel.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    AGGREGATION_LEVEL_UNSPECIFIED: _AggregationLevel.ValueType  # 0
+    """The node's level."""
+    AGGREGATION_LEVEL_NONE: _AggregationLevel.ValueType  # 1
+    """Every packet."""
+    AGGREGATION_LEVEL_LOW: _AggregationLevel.ValueType  # 2
+    """Every packet that an endpoint gets, and the first ones of what it sends."""
+    AGGREGATION_LEVEL_MEDIUM: _AggregationLevel.ValueType  # 3
+    """New connections, changes of TCP flags, and one packet of a connection every 5 seconds."""
+    AGGREGATION_LEVEL_MAXIMUM: _AggregationLevel.ValueType  # 4
+    """New connections and changes of TCP flags."""
+
+class AggregationLevel(_AggregationLevel, metaclass=_AggregationLevelEnumTypeWrapper):
+    """How many packets become trace events."""
+
+AGGREGATION_LEVEL_UNSPECIFIED: AggregationLevel.ValueType  # 0
+"""The node's level."""
+AGGREGATION_LEVEL_NONE: AggregationLevel.ValueType  # 1
+"""Every packet."""
+AGGREGATION_LEVEL_LOW: AggregationLevel.ValueType  # 2
+"""Every packet that an endpoint gets, and the first ones of what it sends."""
+AGGREGATION_LEVEL_MEDIUM: AggregationLevel.ValueType  # 3
+"""New connections, changes of TCP flags, and one packet of a connection every 5 seconds."""
+AGGREGATION_LEVEL_MAXIMUM: AggregationLevel.ValueType  # 4
+"""New connections and changes of TCP flags."""
+Global___AggregationLevel: typing_extensions.TypeAlias = AggregationLevel
+
 @typing.final
 class Endpoint(google.protobuf.message.Message):
     """One workload interface."""
@@ -75,6 +107,9 @@ class Endpoint(google.protobuf.message.Message):
     POLICY_GENERATION_FIELD_NUMBER: builtins.int
     NAMED_PORTS_FIELD_NUMBER: builtins.int
     AUDIT_FIELD_NUMBER: builtins.int
+    HOST_PORTS_FIELD_NUMBER: builtins.int
+    ADOPTED_FIELD_NUMBER: builtins.int
+    AGGREGATION_FIELD_NUMBER: builtins.int
     endpoint_id: builtins.int
     """Node-local number, 1–65535."""
     namespace: builtins.str
@@ -102,6 +137,10 @@ class Endpoint(google.protobuf.message.Message):
     """
     audit: builtins.bool
     """What policy denies passes and is reported, by the switch of the endpoint or of the node."""
+    adopted: builtins.bool
+    """The interface was made by another program; only programs are attached to it."""
+    aggregation: Global___AggregationLevel.ValueType
+    """How many packets become trace events, by the endpoint's switch or the node's."""
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Labels as `source:key=value`, derived ones included."""
@@ -113,6 +152,10 @@ class Endpoint(google.protobuf.message.Message):
     @property
     def named_ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[axoneme.api.identity.v1.identity_pb2.NamedPort]:
         """Ports of the workload by name, for policies that name ports."""
+
+    @property
+    def host_ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___HostPort]:
+        """Ports of this node that lead to the workload."""
 
     def __init__(
         self,
@@ -132,10 +175,43 @@ class Endpoint(google.protobuf.message.Message):
         policy_generation: builtins.int = ...,
         named_ports: collections.abc.Iterable[axoneme.api.identity.v1.identity_pb2.NamedPort] | None = ...,
         audit: builtins.bool = ...,
+        host_ports: collections.abc.Iterable[Global___HostPort] | None = ...,
+        adopted: builtins.bool = ...,
+        aggregation: Global___AggregationLevel.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["audit", b"audit", "egress", b"egress", "endpoint_id", b"endpoint_id", "identity", b"identity", "ingress", b"ingress", "interface_name", b"interface_name", "ips", b"ips", "labels", b"labels", "named_ports", b"named_ports", "namespace", b"namespace", "netns", b"netns", "pod_name", b"pod_name", "policy_generation", b"policy_generation", "state", b"state", "state_reason", b"state_reason"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adopted", b"adopted", "aggregation", b"aggregation", "audit", b"audit", "egress", b"egress", "endpoint_id", b"endpoint_id", "host_ports", b"host_ports", "identity", b"identity", "ingress", b"ingress", "interface_name", b"interface_name", "ips", b"ips", "labels", b"labels", "named_ports", b"named_ports", "namespace", b"namespace", "netns", b"netns", "pod_name", b"pod_name", "policy_generation", b"policy_generation", "state", b"state", "state_reason", b"state_reason"]) -> None: ...
 
 Global___Endpoint: typing_extensions.TypeAlias = Endpoint
+
+@typing.final
+class HostPort(google.protobuf.message.Message):
+    """A port of the node that leads to a workload."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOST_PORT_FIELD_NUMBER: builtins.int
+    CONTAINER_PORT_FIELD_NUMBER: builtins.int
+    PROTOCOL_FIELD_NUMBER: builtins.int
+    HOST_IP_FIELD_NUMBER: builtins.int
+    host_port: builtins.int
+    """Port of the node, 1–65535."""
+    container_port: builtins.int
+    """Port of the workload, 1–65535."""
+    protocol: builtins.str
+    """TCP, UDP or SCTP; empty means TCP."""
+    host_ip: builtins.str
+    """Address of the node on which it listens; empty means all."""
+    def __init__(
+        self,
+        *,
+        host_port: builtins.int = ...,
+        container_port: builtins.int = ...,
+        protocol: builtins.str = ...,
+        host_ip: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["container_port", b"container_port", "host_ip", b"host_ip", "host_port", b"host_port", "protocol", b"protocol"]) -> None: ...
+
+Global___HostPort: typing_extensions.TypeAlias = HostPort
 
 @typing.final
 class AddEndpointRequest(google.protobuf.message.Message):
@@ -151,6 +227,9 @@ class AddEndpointRequest(google.protobuf.message.Message):
     INTERFACE_NAME_FIELD_NUMBER: builtins.int
     NAMED_PORTS_FIELD_NUMBER: builtins.int
     AUDIT_FIELD_NUMBER: builtins.int
+    IPS_FIELD_NUMBER: builtins.int
+    HOST_PORTS_FIELD_NUMBER: builtins.int
+    ADOPT_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The same id within 10 minutes gives the same answer; at most 64 characters."""
     namespace: builtins.str
@@ -163,6 +242,10 @@ class AddEndpointRequest(google.protobuf.message.Message):
     """Name of the interface inside the namespace; empty means eth0."""
     audit: builtins.bool
     """Start with policy auditing switched on. Of no effect when the endpoint exists already."""
+    adopt: builtins.bool
+    """Another program made the interface and its addresses: this one only attaches programs (CNI chaining). The interface
+    on the node's side is the peer of `interface_name`.
+    """
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The workload's own labels `key=value` (source k8s) or `source:key=value`; reserved keys are refused."""
@@ -170,6 +253,16 @@ class AddEndpointRequest(google.protobuf.message.Message):
     @property
     def named_ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[axoneme.api.identity.v1.identity_pb2.NamedPort]:
         """Ports of the workload by name; a name stands for at most one port of a protocol."""
+
+    @property
+    def ips(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Addresses that the endpoint has already or must get, at most one of each family; empty takes free ones of the
+        node's PodCIDRs. Fails ALREADY_EXISTS for an address in use.
+        """
+
+    @property
+    def host_ports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___HostPort]:
+        """Ports of this node that lead to the workload."""
 
     def __init__(
         self,
@@ -182,8 +275,11 @@ class AddEndpointRequest(google.protobuf.message.Message):
         interface_name: builtins.str = ...,
         named_ports: collections.abc.Iterable[axoneme.api.identity.v1.identity_pb2.NamedPort] | None = ...,
         audit: builtins.bool = ...,
+        ips: collections.abc.Iterable[builtins.str] | None = ...,
+        host_ports: collections.abc.Iterable[Global___HostPort] | None = ...,
+        adopt: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["audit", b"audit", "interface_name", b"interface_name", "labels", b"labels", "named_ports", b"named_ports", "namespace", b"namespace", "netns", b"netns", "pod_name", b"pod_name", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adopt", b"adopt", "audit", b"audit", "host_ports", b"host_ports", "interface_name", b"interface_name", "ips", b"ips", "labels", b"labels", "named_ports", b"named_ports", "namespace", b"namespace", "netns", b"netns", "pod_name", b"pod_name", "request_id", b"request_id"]) -> None: ...
 
 Global___AddEndpointRequest: typing_extensions.TypeAlias = AddEndpointRequest
 
@@ -820,3 +916,838 @@ class AuditMapsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["repairs", b"repairs"]) -> None: ...
 
 Global___AuditMapsResponse: typing_extensions.TypeAlias = AuditMapsResponse
+
+@typing.final
+class SetEndpointConfigRequest(google.protobuf.message.Message):
+    """Request of SetEndpointConfig."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
+    AGGREGATION_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Same meaning as in AddEndpointRequest."""
+    endpoint_id: builtins.int
+    """Number of the endpoint."""
+    audit: builtins.bool
+    """Unset: unchanged."""
+    aggregation: Global___AggregationLevel.ValueType
+    """UNSPECIFIED: the node's level. Unset: unchanged."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        endpoint_id: builtins.int = ...,
+        audit: builtins.bool | None = ...,
+        aggregation: Global___AggregationLevel.ValueType | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_aggregation", b"_aggregation", "_audit", b"_audit", "aggregation", b"aggregation", "audit", b"audit"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_aggregation", b"_aggregation", "_audit", b"_audit", "aggregation", b"aggregation", "audit", b"audit", "endpoint_id", b"endpoint_id", "request_id", b"request_id"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_aggregation", b"_aggregation"]) -> typing.Literal["aggregation"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_audit", b"_audit"]) -> typing.Literal["audit"] | None: ...
+
+Global___SetEndpointConfigRequest: typing_extensions.TypeAlias = SetEndpointConfigRequest
+
+@typing.final
+class SetEndpointConfigResponse(google.protobuf.message.Message):
+    """Response of SetEndpointConfig."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    @property
+    def endpoint(self) -> Global___Endpoint:
+        """The endpoint."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: Global___Endpoint | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["endpoint", b"endpoint"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["endpoint", b"endpoint"]) -> None: ...
+
+Global___SetEndpointConfigResponse: typing_extensions.TypeAlias = SetEndpointConfigResponse
+
+@typing.final
+class GetEndpointLogRequest(google.protobuf.message.Message):
+    """Request of GetEndpointLog."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: builtins.int
+    endpoint_id: builtins.int
+    """Number of the endpoint."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["endpoint_id", b"endpoint_id"]) -> None: ...
+
+Global___GetEndpointLogRequest: typing_extensions.TypeAlias = GetEndpointLogRequest
+
+@typing.final
+class EndpointLogEntry(google.protobuf.message.Message):
+    """Something that happened to an endpoint."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    state: Global___EndpointState.ValueType
+    """State from then on."""
+    message: builtins.str
+    """What happened, in words."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        state: Global___EndpointState.ValueType = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["message", b"message", "state", b"state", "time", b"time"]) -> None: ...
+
+Global___EndpointLogEntry: typing_extensions.TypeAlias = EndpointLogEntry
+
+@typing.final
+class GetEndpointLogResponse(google.protobuf.message.Message):
+    """Response of GetEndpointLog."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: builtins.int
+    @property
+    def entries(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EndpointLogEntry]:
+        """At most the 256 newest entries."""
+
+    def __init__(
+        self,
+        *,
+        entries: collections.abc.Iterable[Global___EndpointLogEntry] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["entries", b"entries"]) -> None: ...
+
+Global___GetEndpointLogResponse: typing_extensions.TypeAlias = GetEndpointLogResponse
+
+@typing.final
+class RegenerateEndpointRequest(google.protobuf.message.Message):
+    """Request of RegenerateEndpoint."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Same meaning as in AddEndpointRequest."""
+    endpoint_id: builtins.int
+    """Number of the endpoint."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        endpoint_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["endpoint_id", b"endpoint_id", "request_id", b"request_id"]) -> None: ...
+
+Global___RegenerateEndpointRequest: typing_extensions.TypeAlias = RegenerateEndpointRequest
+
+@typing.final
+class RegenerateEndpointResponse(google.protobuf.message.Message):
+    """Response of RegenerateEndpoint."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: builtins.int
+    REPAIRS_FIELD_NUMBER: builtins.int
+    @property
+    def endpoint(self) -> Global___Endpoint:
+        """The endpoint."""
+
+    @property
+    def repairs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What was not as it should be."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: Global___Endpoint | None = ...,
+        repairs: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["endpoint", b"endpoint"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["endpoint", b"endpoint", "repairs", b"repairs"]) -> None: ...
+
+Global___RegenerateEndpointResponse: typing_extensions.TypeAlias = RegenerateEndpointResponse
+
+@typing.final
+class ListConnectionsRequest(google.protobuf.message.Message):
+    """Request of ListConnections."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """At most 1000; 0 means 500."""
+    page_token: builtins.str
+    """Opaque token of the page before."""
+    filter: builtins.str
+    """Substring of `source:port -> destination:port`; empty lists all."""
+    endpoint_id: builtins.int
+    """Only connections of this endpoint; unset: all, 0: the host's."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+        filter: builtins.str = ...,
+        endpoint_id: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_endpoint_id", b"_endpoint_id", "endpoint_id", b"endpoint_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_endpoint_id", b"_endpoint_id", "endpoint_id", b"endpoint_id", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_endpoint_id", b"_endpoint_id"]) -> typing.Literal["endpoint_id"] | None: ...
+
+Global___ListConnectionsRequest: typing_extensions.TypeAlias = ListConnectionsRequest
+
+@typing.final
+class Connection(google.protobuf.message.Message):
+    """A connection in the kernel."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: builtins.int
+    DIRECTION_FIELD_NUMBER: builtins.int
+    PROTOCOL_FIELD_NUMBER: builtins.int
+    SOURCE_IP_FIELD_NUMBER: builtins.int
+    SOURCE_PORT_FIELD_NUMBER: builtins.int
+    DESTINATION_IP_FIELD_NUMBER: builtins.int
+    DESTINATION_PORT_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    PEER_IDENTITY_FIELD_NUMBER: builtins.int
+    POLICY_GENERATION_FIELD_NUMBER: builtins.int
+    FLAGS_FIELD_NUMBER: builtins.int
+    IDLE_SECONDS_FIELD_NUMBER: builtins.int
+    EXPIRES_SECONDS_FIELD_NUMBER: builtins.int
+    ORIGINS_FIELD_NUMBER: builtins.int
+    PROXY_PORT_FIELD_NUMBER: builtins.int
+    endpoint_id: builtins.int
+    """Endpoint that enforces; 0 is the host."""
+    direction: axoneme.api.policy.v1.policy_pb2.Direction.ValueType
+    """Enforcing direction."""
+    protocol: builtins.int
+    """IP protocol number."""
+    source_ip: builtins.str
+    """Address of the first packet's sender."""
+    source_port: builtins.int
+    """Its port; ICMP: the identifier."""
+    destination_ip: builtins.str
+    """Address of the first packet's receiver, after translation."""
+    destination_port: builtins.int
+    """Its port; ICMP: the type."""
+    state: builtins.str
+    """new, established, closing or cut."""
+    peer_identity: builtins.int
+    """Identity of the other side."""
+    policy_generation: builtins.int
+    """Generation of the policy under which it was judged."""
+    idle_seconds: builtins.float
+    """Seconds since its last packet, at a resolution of one second."""
+    expires_seconds: builtins.float
+    """Seconds until it is forgotten."""
+    proxy_port: builtins.int
+    """Port of the proxy that gets its packets; 0: none."""
+    @property
+    def flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of what is set: reply-seen, audit, learned, fin-original, fin-reply, translated, carried."""
+
+    @property
+    def origins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[axoneme.api.policy.v1.policy_pb2.Origin]:
+        """Rules that allowed or cut it."""
+
+    def __init__(
+        self,
+        *,
+        endpoint_id: builtins.int = ...,
+        direction: axoneme.api.policy.v1.policy_pb2.Direction.ValueType = ...,
+        protocol: builtins.int = ...,
+        source_ip: builtins.str = ...,
+        source_port: builtins.int = ...,
+        destination_ip: builtins.str = ...,
+        destination_port: builtins.int = ...,
+        state: builtins.str = ...,
+        peer_identity: builtins.int = ...,
+        policy_generation: builtins.int = ...,
+        flags: collections.abc.Iterable[builtins.str] | None = ...,
+        idle_seconds: builtins.float = ...,
+        expires_seconds: builtins.float = ...,
+        origins: collections.abc.Iterable[axoneme.api.policy.v1.policy_pb2.Origin] | None = ...,
+        proxy_port: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["destination_ip", b"destination_ip", "destination_port", b"destination_port", "direction", b"direction", "endpoint_id", b"endpoint_id", "expires_seconds", b"expires_seconds", "flags", b"flags", "idle_seconds", b"idle_seconds", "origins", b"origins", "peer_identity", b"peer_identity", "policy_generation", b"policy_generation", "protocol", b"protocol", "proxy_port", b"proxy_port", "source_ip", b"source_ip", "source_port", b"source_port", "state", b"state"]) -> None: ...
+
+Global___Connection: typing_extensions.TypeAlias = Connection
+
+@typing.final
+class ListConnectionsResponse(google.protobuf.message.Message):
+    """Response of ListConnections."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONNECTIONS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    ENTRIES_FIELD_NUMBER: builtins.int
+    MAX_ENTRIES_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    entries: builtins.int
+    """Entries in the map, expired ones included."""
+    max_entries: builtins.int
+    """Entries that fit."""
+    @property
+    def connections(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Connection]:
+        """One page."""
+
+    def __init__(
+        self,
+        *,
+        connections: collections.abc.Iterable[Global___Connection] | None = ...,
+        next_page_token: builtins.str = ...,
+        entries: builtins.int = ...,
+        max_entries: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["connections", b"connections", "entries", b"entries", "max_entries", b"max_entries", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListConnectionsResponse: typing_extensions.TypeAlias = ListConnectionsResponse
+
+@typing.final
+class FlushConnectionsRequest(google.protobuf.message.Message):
+    """Request of FlushConnections."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Same meaning as in AddEndpointRequest."""
+    filter: builtins.str
+    """Same meaning as in ListConnectionsRequest."""
+    endpoint_id: builtins.int
+    """Same meaning as in ListConnectionsRequest."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        filter: builtins.str = ...,
+        endpoint_id: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_endpoint_id", b"_endpoint_id", "endpoint_id", b"endpoint_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_endpoint_id", b"_endpoint_id", "endpoint_id", b"endpoint_id", "filter", b"filter", "request_id", b"request_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_endpoint_id", b"_endpoint_id"]) -> typing.Literal["endpoint_id"] | None: ...
+
+Global___FlushConnectionsRequest: typing_extensions.TypeAlias = FlushConnectionsRequest
+
+@typing.final
+class FlushConnectionsResponse(google.protobuf.message.Message):
+    """Response of FlushConnections."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: builtins.int
+    removed: builtins.int
+    """Connections that were removed."""
+    def __init__(
+        self,
+        *,
+        removed: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["removed", b"removed"]) -> None: ...
+
+Global___FlushConnectionsResponse: typing_extensions.TypeAlias = FlushConnectionsResponse
+
+@typing.final
+class ListTranslationsRequest(google.protobuf.message.Message):
+    """Request of ListTranslations."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """At most 1000; 0 means 500."""
+    page_token: builtins.str
+    """Opaque token of the page before."""
+    filter: builtins.str
+    """Substring of an address with its port; empty lists all."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+        filter: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListTranslationsRequest: typing_extensions.TypeAlias = ListTranslationsRequest
+
+@typing.final
+class Translation(google.protobuf.message.Message):
+    """A translation in the kernel."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SIDE_FIELD_NUMBER: builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: builtins.int
+    PROTOCOL_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    DESTINATION_FIELD_NUMBER: builtins.int
+    NEW_SOURCE_FIELD_NUMBER: builtins.int
+    NEW_DESTINATION_FIELD_NUMBER: builtins.int
+    FLAGS_FIELD_NUMBER: builtins.int
+    IDLE_SECONDS_FIELD_NUMBER: builtins.int
+    side: builtins.str
+    """Hook at which it happens: from-endpoint, to-endpoint, from-network or to-network."""
+    endpoint_id: builtins.int
+    """Endpoint of the first two sides."""
+    protocol: builtins.int
+    """IP protocol number."""
+    source: builtins.str
+    """Tuple before: `address:port`."""
+    destination: builtins.str
+    """Tuple before."""
+    new_source: builtins.str
+    """Tuple after."""
+    new_destination: builtins.str
+    """Tuple after."""
+    idle_seconds: builtins.float
+    """Seconds since its last packet, at a resolution of one second."""
+    @property
+    def flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of what is set: service, hairpin, masquerade, return, dsr."""
+
+    def __init__(
+        self,
+        *,
+        side: builtins.str = ...,
+        endpoint_id: builtins.int = ...,
+        protocol: builtins.int = ...,
+        source: builtins.str = ...,
+        destination: builtins.str = ...,
+        new_source: builtins.str = ...,
+        new_destination: builtins.str = ...,
+        flags: collections.abc.Iterable[builtins.str] | None = ...,
+        idle_seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["destination", b"destination", "endpoint_id", b"endpoint_id", "flags", b"flags", "idle_seconds", b"idle_seconds", "new_destination", b"new_destination", "new_source", b"new_source", "protocol", b"protocol", "side", b"side", "source", b"source"]) -> None: ...
+
+Global___Translation: typing_extensions.TypeAlias = Translation
+
+@typing.final
+class ListTranslationsResponse(google.protobuf.message.Message):
+    """Response of ListTranslations."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRANSLATIONS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def translations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Translation]:
+        """One page."""
+
+    def __init__(
+        self,
+        *,
+        translations: collections.abc.Iterable[Global___Translation] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "translations", b"translations"]) -> None: ...
+
+Global___ListTranslationsResponse: typing_extensions.TypeAlias = ListTranslationsResponse
+
+@typing.final
+class ListFrontendsRequest(google.protobuf.message.Message):
+    """Request of ListFrontends."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """At most 1000; 0 means 500."""
+    page_token: builtins.str
+    """Opaque token of the page before."""
+    filter: builtins.str
+    """Substring of `address:port/protocol` or of `namespace/name`; empty lists all."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+        filter: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListFrontendsRequest: typing_extensions.TypeAlias = ListFrontendsRequest
+
+@typing.final
+class FrontendBackend(google.protobuf.message.Message):
+    """A backend in the kernel."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BACKEND_ID_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    TERMINATING_FIELD_NUMBER: builtins.int
+    LOCAL_FIELD_NUMBER: builtins.int
+    backend_id: builtins.int
+    """Number of the backend on this node."""
+    address: builtins.str
+    """`address:port`."""
+    terminating: builtins.bool
+    """Takes no new connection."""
+    local: builtins.bool
+    """An endpoint of this node."""
+    def __init__(
+        self,
+        *,
+        backend_id: builtins.int = ...,
+        address: builtins.str = ...,
+        terminating: builtins.bool = ...,
+        local: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "backend_id", b"backend_id", "local", b"local", "terminating", b"terminating"]) -> None: ...
+
+Global___FrontendBackend: typing_extensions.TypeAlias = FrontendBackend
+
+@typing.final
+class Frontend(google.protobuf.message.Message):
+    """A frontend in the kernel."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    SERVICE_FIELD_NUMBER: builtins.int
+    SET_ID_FIELD_NUMBER: builtins.int
+    BACKENDS_FIELD_NUMBER: builtins.int
+    MAGLEV_SIZE_FIELD_NUMBER: builtins.int
+    AFFINITY_SECONDS_FIELD_NUMBER: builtins.int
+    FLAGS_FIELD_NUMBER: builtins.int
+    address: builtins.str
+    """`address:port/protocol`."""
+    scope: builtins.str
+    """inside or outside."""
+    type: builtins.str
+    """ClusterIP, NodePort, ExternalIP, LoadBalancer or HostPort."""
+    service: builtins.str
+    """`namespace/name`, or the endpoint of a host port."""
+    set_id: builtins.int
+    """Number of the set of backends on this node."""
+    maglev_size: builtins.int
+    """Elements of the Maglev table; 0: random."""
+    affinity_seconds: builtins.int
+    """Seconds of session affinity; 0: none."""
+    @property
+    def backends(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FrontendBackend]:
+        """Backends that take new connections, then terminating ones."""
+
+    @property
+    def flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of what is set: affinity, source-ranges, local-only, dsr, not-socket."""
+
+    def __init__(
+        self,
+        *,
+        address: builtins.str = ...,
+        scope: builtins.str = ...,
+        type: builtins.str = ...,
+        service: builtins.str = ...,
+        set_id: builtins.int = ...,
+        backends: collections.abc.Iterable[Global___FrontendBackend] | None = ...,
+        maglev_size: builtins.int = ...,
+        affinity_seconds: builtins.int = ...,
+        flags: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "affinity_seconds", b"affinity_seconds", "backends", b"backends", "flags", b"flags", "maglev_size", b"maglev_size", "scope", b"scope", "service", b"service", "set_id", b"set_id", "type", b"type"]) -> None: ...
+
+Global___Frontend: typing_extensions.TypeAlias = Frontend
+
+@typing.final
+class ListFrontendsResponse(google.protobuf.message.Message):
+    """Response of ListFrontends."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FRONTENDS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def frontends(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Frontend]:
+        """One page."""
+
+    def __init__(
+        self,
+        *,
+        frontends: collections.abc.Iterable[Global___Frontend] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["frontends", b"frontends", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListFrontendsResponse: typing_extensions.TypeAlias = ListFrontendsResponse
+
+@typing.final
+class GetMaglevTableRequest(google.protobuf.message.Message):
+    """Request of GetMaglevTable."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SET_ID_FIELD_NUMBER: builtins.int
+    set_id: builtins.int
+    """Number of the set on this node."""
+    def __init__(
+        self,
+        *,
+        set_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["set_id", b"set_id"]) -> None: ...
+
+Global___GetMaglevTableRequest: typing_extensions.TypeAlias = GetMaglevTableRequest
+
+@typing.final
+class GetMaglevTableResponse(google.protobuf.message.Message):
+    """Response of GetMaglevTable."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class AddressesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.int
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.int = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    BACKEND_IDS_FIELD_NUMBER: builtins.int
+    ADDRESSES_FIELD_NUMBER: builtins.int
+    @property
+    def backend_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Backend number of each element."""
+
+    @property
+    def addresses(self) -> google.protobuf.internal.containers.ScalarMap[builtins.int, builtins.str]:
+        """`address:port` by backend number."""
+
+    def __init__(
+        self,
+        *,
+        backend_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        addresses: collections.abc.Mapping[builtins.int, builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["addresses", b"addresses", "backend_ids", b"backend_ids"]) -> None: ...
+
+Global___GetMaglevTableResponse: typing_extensions.TypeAlias = GetMaglevTableResponse
+
+@typing.final
+class ListMetricsRequest(google.protobuf.message.Message):
+    """Request of ListMetrics."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListMetricsRequest: typing_extensions.TypeAlias = ListMetricsRequest
+
+@typing.final
+class DatapathMetric(google.protobuf.message.Message):
+    """A counter of the datapath."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: builtins.int
+    DIRECTION_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    PACKETS_FIELD_NUMBER: builtins.int
+    OCTETS_FIELD_NUMBER: builtins.int
+    endpoint_id: builtins.int
+    """Endpoint; unset: all traffic of the node's programs."""
+    direction: axoneme.api.policy.v1.policy_pb2.Direction.ValueType
+    """Direction."""
+    reason: builtins.str
+    """Name of the reason in Hubble, such as POLICY_DENIED; FORWARDED for what passed."""
+    packets: builtins.int
+    """Packets."""
+    octets: builtins.int
+    """Bytes."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: builtins.int | None = ...,
+        direction: axoneme.api.policy.v1.policy_pb2.Direction.ValueType = ...,
+        reason: builtins.str = ...,
+        packets: builtins.int = ...,
+        octets: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_endpoint_id", b"_endpoint_id", "endpoint_id", b"endpoint_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_endpoint_id", b"_endpoint_id", "direction", b"direction", "endpoint_id", b"endpoint_id", "octets", b"octets", "packets", b"packets", "reason", b"reason"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_endpoint_id", b"_endpoint_id"]) -> typing.Literal["endpoint_id"] | None: ...
+
+Global___DatapathMetric: typing_extensions.TypeAlias = DatapathMetric
+
+@typing.final
+class ListMetricsResponse(google.protobuf.message.Message):
+    """Response of ListMetrics."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    METRICS_FIELD_NUMBER: builtins.int
+    LOST_EVENTS_FIELD_NUMBER: builtins.int
+    lost_events: builtins.int
+    """Events lost because the ring buffer was full."""
+    @property
+    def metrics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DatapathMetric]:
+        """Counters that are not zero."""
+
+    def __init__(
+        self,
+        *,
+        metrics: collections.abc.Iterable[Global___DatapathMetric] | None = ...,
+        lost_events: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lost_events", b"lost_events", "metrics", b"metrics"]) -> None: ...
+
+Global___ListMetricsResponse: typing_extensions.TypeAlias = ListMetricsResponse
+
+@typing.final
+class GetHealthRequest(google.protobuf.message.Message):
+    """Request of GetHealth."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROBE_FIELD_NUMBER: builtins.int
+    probe: builtins.bool
+    """Probe now instead of returning the last result."""
+    def __init__(
+        self,
+        *,
+        probe: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["probe", b"probe"]) -> None: ...
+
+Global___GetHealthRequest: typing_extensions.TypeAlias = GetHealthRequest
+
+@typing.final
+class HealthPath(google.protobuf.message.Message):
+    """One way to a node."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    REACHABLE_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    address: builtins.str
+    """Address that was probed."""
+    target: builtins.str
+    """node or endpoint."""
+    kind: builtins.str
+    """icmp or http."""
+    reachable: builtins.bool
+    """Answered in time."""
+    seconds: builtins.float
+    """Time of the answer in seconds."""
+    error: builtins.str
+    """Why not, in words."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        address: builtins.str = ...,
+        target: builtins.str = ...,
+        kind: builtins.str = ...,
+        reachable: builtins.bool = ...,
+        seconds: builtins.float = ...,
+        error: builtins.str = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "error", b"error", "kind", b"kind", "reachable", b"reachable", "seconds", b"seconds", "target", b"target", "time", b"time"]) -> None: ...
+
+Global___HealthPath: typing_extensions.TypeAlias = HealthPath
+
+@typing.final
+class NodeHealth(google.protobuf.message.Message):
+    """A node as the probes see it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    PATHS_FIELD_NUMBER: builtins.int
+    node: builtins.str
+    """`cluster/name`."""
+    @property
+    def paths(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___HealthPath]:
+        """One result for each address and kind."""
+
+    def __init__(
+        self,
+        *,
+        node: builtins.str = ...,
+        paths: collections.abc.Iterable[Global___HealthPath] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["node", b"node", "paths", b"paths"]) -> None: ...
+
+Global___NodeHealth: typing_extensions.TypeAlias = NodeHealth
+
+@typing.final
+class GetHealthResponse(google.protobuf.message.Message):
+    """Response of GetHealth."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: builtins.int
+    @property
+    def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NodeHealth]:
+        """All nodes, the own one first."""
+
+    def __init__(
+        self,
+        *,
+        nodes: collections.abc.Iterable[Global___NodeHealth] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["nodes", b"nodes"]) -> None: ...
+
+Global___GetHealthResponse: typing_extensions.TypeAlias = GetHealthResponse

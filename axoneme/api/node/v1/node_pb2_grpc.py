@@ -85,6 +85,56 @@ class NodeServiceStub(object):
                 request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.AuditMapsRequest.SerializeToString,
                 response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.AuditMapsResponse.FromString,
                 _registered_method=True)
+        self.SetEndpointConfig = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/SetEndpointConfig',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointConfigRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointConfigResponse.FromString,
+                _registered_method=True)
+        self.GetEndpointLog = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/GetEndpointLog',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetEndpointLogRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetEndpointLogResponse.FromString,
+                _registered_method=True)
+        self.RegenerateEndpoint = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/RegenerateEndpoint',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.RegenerateEndpointRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.RegenerateEndpointResponse.FromString,
+                _registered_method=True)
+        self.ListConnections = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/ListConnections',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListConnectionsRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListConnectionsResponse.FromString,
+                _registered_method=True)
+        self.FlushConnections = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/FlushConnections',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.FlushConnectionsRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.FlushConnectionsResponse.FromString,
+                _registered_method=True)
+        self.ListTranslations = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/ListTranslations',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListTranslationsRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListTranslationsResponse.FromString,
+                _registered_method=True)
+        self.ListFrontends = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/ListFrontends',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListFrontendsRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListFrontendsResponse.FromString,
+                _registered_method=True)
+        self.GetMaglevTable = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/GetMaglevTable',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetMaglevTableRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetMaglevTableResponse.FromString,
+                _registered_method=True)
+        self.ListMetrics = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/ListMetrics',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListMetricsRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListMetricsResponse.FromString,
+                _registered_method=True)
+        self.GetHealth = channel.unary_unary(
+                '/axoneme.api.node.v1.NodeService/GetHealth',
+                request_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetHealthRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetHealthResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer(object):
@@ -162,6 +212,76 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetEndpointConfig(self, request, context):
+        """Changes the switches of one endpoint. Fails NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEndpointLog(self, request, context):
+        """Returns what happened to one endpoint, oldest first. Fails NOT_FOUND for a number that was never used here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegenerateEndpoint(self, request, context):
+        """Attaches the programs of an endpoint again in place, computes its policy map anew and checks both. Fails NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConnections(self, request, context):
+        """Lists connections as the kernel holds them, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FlushConnections(self, request, context):
+        """Ends connections: their next packet is judged as a new one. Returns how many there were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTranslations(self, request, context):
+        """Lists address translations as the kernel holds them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFrontends(self, request, context):
+        """Lists frontends with their backends as the kernel holds them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMaglevTable(self, request, context):
+        """Returns the Maglev table of a set of backends. Fails NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMetrics(self, request, context):
+        """Returns packets and bytes by endpoint, direction and reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHealth(self, request, context):
+        """Returns the reachability of all nodes, as this node's probes see it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +334,56 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.AuditMaps,
                     request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.AuditMapsRequest.FromString,
                     response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.AuditMapsResponse.SerializeToString,
+            ),
+            'SetEndpointConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetEndpointConfig,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointConfigRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointConfigResponse.SerializeToString,
+            ),
+            'GetEndpointLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEndpointLog,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetEndpointLogRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetEndpointLogResponse.SerializeToString,
+            ),
+            'RegenerateEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegenerateEndpoint,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.RegenerateEndpointRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.RegenerateEndpointResponse.SerializeToString,
+            ),
+            'ListConnections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConnections,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListConnectionsRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListConnectionsResponse.SerializeToString,
+            ),
+            'FlushConnections': grpc.unary_unary_rpc_method_handler(
+                    servicer.FlushConnections,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.FlushConnectionsRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.FlushConnectionsResponse.SerializeToString,
+            ),
+            'ListTranslations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTranslations,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListTranslationsRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListTranslationsResponse.SerializeToString,
+            ),
+            'ListFrontends': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFrontends,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListFrontendsRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListFrontendsResponse.SerializeToString,
+            ),
+            'GetMaglevTable': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMaglevTable,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetMaglevTableRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetMaglevTableResponse.SerializeToString,
+            ),
+            'ListMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMetrics,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListMetricsRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListMetricsResponse.SerializeToString,
+            ),
+            'GetHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealth,
+                    request_deserializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetHealthRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetHealthResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -487,6 +657,276 @@ class NodeService(object):
             '/axoneme.api.node.v1.NodeService/AuditMaps',
             axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.AuditMapsRequest.SerializeToString,
             axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.AuditMapsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetEndpointConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/SetEndpointConfig',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointConfigRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.SetEndpointConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEndpointLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/GetEndpointLog',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetEndpointLogRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetEndpointLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegenerateEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/RegenerateEndpoint',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.RegenerateEndpointRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.RegenerateEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConnections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/ListConnections',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListConnectionsRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListConnectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FlushConnections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/FlushConnections',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.FlushConnectionsRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.FlushConnectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTranslations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/ListTranslations',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListTranslationsRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListTranslationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFrontends(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/ListFrontends',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListFrontendsRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListFrontendsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMaglevTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/GetMaglevTable',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetMaglevTableRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetMaglevTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/ListMetrics',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListMetricsRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.ListMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/axoneme.api.node.v1.NodeService/GetHealth',
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetHealthRequest.SerializeToString,
+            axoneme_dot_api_dot_node_dot_v1_dot_node__pb2.GetHealthResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -185,7 +185,167 @@ _NodeServiceAuditMapsType = typing_extensions.TypeVar(
     ],
 )
 
-class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDeleteEndpointType, _NodeServiceGetEndpointType, _NodeServiceListEndpointsType, _NodeServiceSetEndpointAuditType, _NodeServiceWatchEndpointsType, _NodeServiceListIpcacheType, _NodeServiceGetPolicyMapType, _NodeServiceGetNodeStatusType, _NodeServiceAuditMapsType]):
+_NodeServiceSetEndpointConfigType = typing_extensions.TypeVar(
+    '_NodeServiceSetEndpointConfigType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.SetEndpointConfigRequest,
+        axoneme.api.node.v1.node_pb2.SetEndpointConfigResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.SetEndpointConfigRequest,
+        axoneme.api.node.v1.node_pb2.SetEndpointConfigResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.SetEndpointConfigRequest,
+        axoneme.api.node.v1.node_pb2.SetEndpointConfigResponse,
+    ],
+)
+
+_NodeServiceGetEndpointLogType = typing_extensions.TypeVar(
+    '_NodeServiceGetEndpointLogType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetEndpointLogRequest,
+        axoneme.api.node.v1.node_pb2.GetEndpointLogResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetEndpointLogRequest,
+        axoneme.api.node.v1.node_pb2.GetEndpointLogResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetEndpointLogRequest,
+        axoneme.api.node.v1.node_pb2.GetEndpointLogResponse,
+    ],
+)
+
+_NodeServiceRegenerateEndpointType = typing_extensions.TypeVar(
+    '_NodeServiceRegenerateEndpointType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.RegenerateEndpointRequest,
+        axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.RegenerateEndpointRequest,
+        axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.RegenerateEndpointRequest,
+        axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse,
+    ],
+)
+
+_NodeServiceListConnectionsType = typing_extensions.TypeVar(
+    '_NodeServiceListConnectionsType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListConnectionsRequest,
+        axoneme.api.node.v1.node_pb2.ListConnectionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListConnectionsRequest,
+        axoneme.api.node.v1.node_pb2.ListConnectionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListConnectionsRequest,
+        axoneme.api.node.v1.node_pb2.ListConnectionsResponse,
+    ],
+)
+
+_NodeServiceFlushConnectionsType = typing_extensions.TypeVar(
+    '_NodeServiceFlushConnectionsType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.FlushConnectionsRequest,
+        axoneme.api.node.v1.node_pb2.FlushConnectionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.FlushConnectionsRequest,
+        axoneme.api.node.v1.node_pb2.FlushConnectionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.FlushConnectionsRequest,
+        axoneme.api.node.v1.node_pb2.FlushConnectionsResponse,
+    ],
+)
+
+_NodeServiceListTranslationsType = typing_extensions.TypeVar(
+    '_NodeServiceListTranslationsType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListTranslationsRequest,
+        axoneme.api.node.v1.node_pb2.ListTranslationsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListTranslationsRequest,
+        axoneme.api.node.v1.node_pb2.ListTranslationsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListTranslationsRequest,
+        axoneme.api.node.v1.node_pb2.ListTranslationsResponse,
+    ],
+)
+
+_NodeServiceListFrontendsType = typing_extensions.TypeVar(
+    '_NodeServiceListFrontendsType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListFrontendsRequest,
+        axoneme.api.node.v1.node_pb2.ListFrontendsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListFrontendsRequest,
+        axoneme.api.node.v1.node_pb2.ListFrontendsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListFrontendsRequest,
+        axoneme.api.node.v1.node_pb2.ListFrontendsResponse,
+    ],
+)
+
+_NodeServiceGetMaglevTableType = typing_extensions.TypeVar(
+    '_NodeServiceGetMaglevTableType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetMaglevTableRequest,
+        axoneme.api.node.v1.node_pb2.GetMaglevTableResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetMaglevTableRequest,
+        axoneme.api.node.v1.node_pb2.GetMaglevTableResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetMaglevTableRequest,
+        axoneme.api.node.v1.node_pb2.GetMaglevTableResponse,
+    ],
+)
+
+_NodeServiceListMetricsType = typing_extensions.TypeVar(
+    '_NodeServiceListMetricsType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListMetricsRequest,
+        axoneme.api.node.v1.node_pb2.ListMetricsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListMetricsRequest,
+        axoneme.api.node.v1.node_pb2.ListMetricsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListMetricsRequest,
+        axoneme.api.node.v1.node_pb2.ListMetricsResponse,
+    ],
+)
+
+_NodeServiceGetHealthType = typing_extensions.TypeVar(
+    '_NodeServiceGetHealthType',
+    grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetHealthRequest,
+        axoneme.api.node.v1.node_pb2.GetHealthResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetHealthRequest,
+        axoneme.api.node.v1.node_pb2.GetHealthResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetHealthRequest,
+        axoneme.api.node.v1.node_pb2.GetHealthResponse,
+    ],
+)
+
+class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDeleteEndpointType, _NodeServiceGetEndpointType, _NodeServiceListEndpointsType, _NodeServiceSetEndpointAuditType, _NodeServiceWatchEndpointsType, _NodeServiceListIpcacheType, _NodeServiceGetPolicyMapType, _NodeServiceGetNodeStatusType, _NodeServiceAuditMapsType, _NodeServiceSetEndpointConfigType, _NodeServiceGetEndpointLogType, _NodeServiceRegenerateEndpointType, _NodeServiceListConnectionsType, _NodeServiceFlushConnectionsType, _NodeServiceListTranslationsType, _NodeServiceListFrontendsType, _NodeServiceGetMaglevTableType, _NodeServiceListMetricsType, _NodeServiceGetHealthType]):
     """Endpoints of this node, and a look into what its kernel holds."""
 
     @typing.overload
@@ -229,6 +389,46 @@ class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDe
         grpc.UnaryUnaryMultiCallable[
             axoneme.api.node.v1.node_pb2.AuditMapsRequest,
             axoneme.api.node.v1.node_pb2.AuditMapsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.SetEndpointConfigRequest,
+            axoneme.api.node.v1.node_pb2.SetEndpointConfigResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.GetEndpointLogRequest,
+            axoneme.api.node.v1.node_pb2.GetEndpointLogResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.RegenerateEndpointRequest,
+            axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.ListConnectionsRequest,
+            axoneme.api.node.v1.node_pb2.ListConnectionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.FlushConnectionsRequest,
+            axoneme.api.node.v1.node_pb2.FlushConnectionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.ListTranslationsRequest,
+            axoneme.api.node.v1.node_pb2.ListTranslationsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.ListFrontendsRequest,
+            axoneme.api.node.v1.node_pb2.ListFrontendsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.GetMaglevTableRequest,
+            axoneme.api.node.v1.node_pb2.GetMaglevTableResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.ListMetricsRequest,
+            axoneme.api.node.v1.node_pb2.ListMetricsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.GetHealthRequest,
+            axoneme.api.node.v1.node_pb2.GetHealthResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -274,6 +474,46 @@ class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDe
             axoneme.api.node.v1.node_pb2.AuditMapsRequest,
             axoneme.api.node.v1.node_pb2.AuditMapsResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.SetEndpointConfigRequest,
+            axoneme.api.node.v1.node_pb2.SetEndpointConfigResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.GetEndpointLogRequest,
+            axoneme.api.node.v1.node_pb2.GetEndpointLogResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.RegenerateEndpointRequest,
+            axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.ListConnectionsRequest,
+            axoneme.api.node.v1.node_pb2.ListConnectionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.FlushConnectionsRequest,
+            axoneme.api.node.v1.node_pb2.FlushConnectionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.ListTranslationsRequest,
+            axoneme.api.node.v1.node_pb2.ListTranslationsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.ListFrontendsRequest,
+            axoneme.api.node.v1.node_pb2.ListFrontendsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.GetMaglevTableRequest,
+            axoneme.api.node.v1.node_pb2.GetMaglevTableResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.ListMetricsRequest,
+            axoneme.api.node.v1.node_pb2.ListMetricsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            axoneme.api.node.v1.node_pb2.GetHealthRequest,
+            axoneme.api.node.v1.node_pb2.GetHealthResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     AddEndpoint: _NodeServiceAddEndpointType
@@ -307,6 +547,36 @@ class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDe
 
     AuditMaps: _NodeServiceAuditMapsType
     """Compares every map with what it should hold and repairs it now."""
+
+    SetEndpointConfig: _NodeServiceSetEndpointConfigType
+    """Changes the switches of one endpoint. Fails NOT_FOUND."""
+
+    GetEndpointLog: _NodeServiceGetEndpointLogType
+    """Returns what happened to one endpoint, oldest first. Fails NOT_FOUND for a number that was never used here."""
+
+    RegenerateEndpoint: _NodeServiceRegenerateEndpointType
+    """Attaches the programs of an endpoint again in place, computes its policy map anew and checks both. Fails NOT_FOUND."""
+
+    ListConnections: _NodeServiceListConnectionsType
+    """Lists connections as the kernel holds them, newest first."""
+
+    FlushConnections: _NodeServiceFlushConnectionsType
+    """Ends connections: their next packet is judged as a new one. Returns how many there were."""
+
+    ListTranslations: _NodeServiceListTranslationsType
+    """Lists address translations as the kernel holds them."""
+
+    ListFrontends: _NodeServiceListFrontendsType
+    """Lists frontends with their backends as the kernel holds them."""
+
+    GetMaglevTable: _NodeServiceGetMaglevTableType
+    """Returns the Maglev table of a set of backends. Fails NOT_FOUND."""
+
+    ListMetrics: _NodeServiceListMetricsType
+    """Returns packets and bytes by endpoint, direction and reason."""
+
+    GetHealth: _NodeServiceGetHealthType
+    """Returns the reachability of all nodes, as this node's probes see it."""
 
 NodeServiceAsyncStub: typing_extensions.TypeAlias = NodeServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -348,6 +618,46 @@ NodeServiceAsyncStub: typing_extensions.TypeAlias = NodeServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         axoneme.api.node.v1.node_pb2.AuditMapsRequest,
         axoneme.api.node.v1.node_pb2.AuditMapsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.SetEndpointConfigRequest,
+        axoneme.api.node.v1.node_pb2.SetEndpointConfigResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetEndpointLogRequest,
+        axoneme.api.node.v1.node_pb2.GetEndpointLogResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.RegenerateEndpointRequest,
+        axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListConnectionsRequest,
+        axoneme.api.node.v1.node_pb2.ListConnectionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.FlushConnectionsRequest,
+        axoneme.api.node.v1.node_pb2.FlushConnectionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListTranslationsRequest,
+        axoneme.api.node.v1.node_pb2.ListTranslationsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListFrontendsRequest,
+        axoneme.api.node.v1.node_pb2.ListFrontendsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetMaglevTableRequest,
+        axoneme.api.node.v1.node_pb2.GetMaglevTableResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.ListMetricsRequest,
+        axoneme.api.node.v1.node_pb2.ListMetricsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        axoneme.api.node.v1.node_pb2.GetHealthRequest,
+        axoneme.api.node.v1.node_pb2.GetHealthResponse,
     ],
 ]
 
@@ -435,5 +745,85 @@ class NodeServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[axoneme.api.node.v1.node_pb2.AuditMapsResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.AuditMapsResponse]]:
         """Compares every map with what it should hold and repairs it now."""
+
+    @abc.abstractmethod
+    def SetEndpointConfig(
+        self,
+        request: axoneme.api.node.v1.node_pb2.SetEndpointConfigRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.SetEndpointConfigResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.SetEndpointConfigResponse]]:
+        """Changes the switches of one endpoint. Fails NOT_FOUND."""
+
+    @abc.abstractmethod
+    def GetEndpointLog(
+        self,
+        request: axoneme.api.node.v1.node_pb2.GetEndpointLogRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.GetEndpointLogResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.GetEndpointLogResponse]]:
+        """Returns what happened to one endpoint, oldest first. Fails NOT_FOUND for a number that was never used here."""
+
+    @abc.abstractmethod
+    def RegenerateEndpoint(
+        self,
+        request: axoneme.api.node.v1.node_pb2.RegenerateEndpointRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse]]:
+        """Attaches the programs of an endpoint again in place, computes its policy map anew and checks both. Fails NOT_FOUND."""
+
+    @abc.abstractmethod
+    def ListConnections(
+        self,
+        request: axoneme.api.node.v1.node_pb2.ListConnectionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.ListConnectionsResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.ListConnectionsResponse]]:
+        """Lists connections as the kernel holds them, newest first."""
+
+    @abc.abstractmethod
+    def FlushConnections(
+        self,
+        request: axoneme.api.node.v1.node_pb2.FlushConnectionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.FlushConnectionsResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.FlushConnectionsResponse]]:
+        """Ends connections: their next packet is judged as a new one. Returns how many there were."""
+
+    @abc.abstractmethod
+    def ListTranslations(
+        self,
+        request: axoneme.api.node.v1.node_pb2.ListTranslationsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.ListTranslationsResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.ListTranslationsResponse]]:
+        """Lists address translations as the kernel holds them."""
+
+    @abc.abstractmethod
+    def ListFrontends(
+        self,
+        request: axoneme.api.node.v1.node_pb2.ListFrontendsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.ListFrontendsResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.ListFrontendsResponse]]:
+        """Lists frontends with their backends as the kernel holds them."""
+
+    @abc.abstractmethod
+    def GetMaglevTable(
+        self,
+        request: axoneme.api.node.v1.node_pb2.GetMaglevTableRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.GetMaglevTableResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.GetMaglevTableResponse]]:
+        """Returns the Maglev table of a set of backends. Fails NOT_FOUND."""
+
+    @abc.abstractmethod
+    def ListMetrics(
+        self,
+        request: axoneme.api.node.v1.node_pb2.ListMetricsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.ListMetricsResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.ListMetricsResponse]]:
+        """Returns packets and bytes by endpoint, direction and reason."""
+
+    @abc.abstractmethod
+    def GetHealth(
+        self,
+        request: axoneme.api.node.v1.node_pb2.GetHealthRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[axoneme.api.node.v1.node_pb2.GetHealthResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.GetHealthResponse]]:
+        """Returns the reachability of all nodes, as this node's probes see it."""
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
