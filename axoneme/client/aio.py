@@ -23,6 +23,7 @@ from axoneme.lib.channel import ServiceChannel
 from axoneme.lib.rpcerrors import error_from_rpc
 
 if TYPE_CHECKING:
+    from axoneme.api.clustermesh.v1 import clustermesh_pb2_grpc
     from axoneme.api.hubble.observer import observer_pb2_grpc
     from axoneme.api.identity.v1 import identity_pb2_grpc
     from axoneme.api.node.v1 import node_pb2_grpc
@@ -153,6 +154,11 @@ class AsyncClient:
         return cast("policy_pb2_grpc.PolicyServiceAsyncStub", self._stub(calls.policy_part()))
 
     @property
+    def clustermesh(self) -> clustermesh_pb2_grpc.ClusterMeshServiceAsyncStub:
+        """The clustermesh service: services and their backends."""
+        return cast("clustermesh_pb2_grpc.ClusterMeshServiceAsyncStub", self._stub(calls.clustermesh_part()))
+
+    @property
     def observer(self) -> observer_pb2_grpc.ObserverAsyncStub:
         """The Observer of the relay: flows of all nodes."""
         return cast("observer_pb2_grpc.ObserverAsyncStub", self._stub(calls.observer_part()))
@@ -163,7 +169,7 @@ class AsyncClient:
         return cast("node_pb2_grpc.NodeServiceAsyncStub", stub)
 
     async def serving(self, process: str, service: str = "", *, node: str | None = None) -> bool:
-        """Health of identity, policy, relay or (with `node`) of a node. Raises Unavailable and the like."""
+        """Health of a service or (with `node`) of a node. Raises Unavailable and the like."""
         from grpc_health.v1 import health_pb2
 
         channel = self._node_channel(node) if node is not None else self._service_channel(process)

@@ -61,6 +61,14 @@ def policy_part() -> Part:
     )
 
 
+def clustermesh_part() -> Part:
+    """The clustermesh service."""
+    from axoneme.api.clustermesh.v1 import clustermesh_pb2, clustermesh_pb2_grpc
+
+    descriptor = clustermesh_pb2.DESCRIPTOR.services_by_name["ClusterMeshService"]
+    return Part("clustermesh", descriptor, clustermesh_pb2_grpc.ClusterMeshServiceStub)
+
+
 def observer_part() -> Part:
     """The Observer of the relay."""
     from axoneme.api.hubble.observer import observer_pb2, observer_pb2_grpc

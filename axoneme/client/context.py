@@ -19,7 +19,7 @@ from axoneme.lib.errors import FieldViolation, InvalidArgument, NotFound
 VARIABLE = "AXONEME_CONTEXT"
 LAB_VARIABLE = "AXONEME_LAB_DIRECTORY"
 SYSTEM_LAB_DIRECTORY = Path("/run/axoneme/lab")
-SERVICES = ("identity", "policy", "relay")
+SERVICES = ("identity", "policy", "clustermesh", "relay")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class Context:
     trust_domain: str
     identity: tuple[str, ...] = ()
     policy: tuple[str, ...] = ()
+    clustermesh: tuple[str, ...] = ()
     relay: tuple[str, ...] = ()
     ca_file: Path | None = None
     cert_file: Path | None = None
@@ -42,7 +43,7 @@ class Context:
     """True when the running laboratory was found without being asked for."""
 
     def targets(self, service: str) -> tuple[str, ...]:
-        """host:port list of identity, policy or relay. Raises NotFound when the context has none."""
+        """host:port list of a service. Raises NotFound when the context has none."""
         targets: tuple[str, ...] = getattr(self, service) if service in SERVICES else ()
         if not targets:
             raise NotFound(f"the context {self.source or self.cluster} names no {service} service")
@@ -113,6 +114,7 @@ def parse_context(content: Any, *, source: str = "", from_lab: bool = False) -> 
         trust_domain=reader.text("trust_domain"),
         identity=reader.texts("identity"),
         policy=reader.texts("policy"),
+        clustermesh=reader.texts("clustermesh"),
         relay=reader.texts("relay"),
         ca_file=_path(tls.get("ca")),
         cert_file=_path(tls.get("cert")),

@@ -1,7 +1,7 @@
 """The client for threads and scripts.
 
-`client.identity`, `.policy`, `.observer` and `.node(name)` look like the generated stubs and are typed so;
-calls get a deadline, move to the next target on UNAVAILABLE, and raise AxonemeError instead of gRPC errors.
+`client.identity`, `.policy`, `.clustermesh`, `.observer` and `.node(name)` look like the generated stubs and
+are typed so; calls get a deadline, move to the next target on UNAVAILABLE, and raise AxonemeError instead of gRPC errors.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from axoneme.lib.rpcerrors import error_from_rpc
 from axoneme.lib.tls import TlsFiles
 
 if TYPE_CHECKING:
+    from axoneme.api.clustermesh.v1 import clustermesh_pb2_grpc
     from axoneme.api.hubble.observer import observer_pb2_grpc
     from axoneme.api.identity.v1 import identity_pb2_grpc
     from axoneme.api.node.v1 import node_pb2_grpc
@@ -180,6 +181,11 @@ class Client:
         return cast("policy_pb2_grpc.PolicyServiceStub", self._stub(calls.policy_part()))
 
     @property
+    def clustermesh(self) -> clustermesh_pb2_grpc.ClusterMeshServiceStub:
+        """The clustermesh service: services and their backends."""
+        return cast("clustermesh_pb2_grpc.ClusterMeshServiceStub", self._stub(calls.clustermesh_part()))
+
+    @property
     def observer(self) -> observer_pb2_grpc.ObserverStub:
         """The Observer of the relay: flows of all nodes."""
         return cast("observer_pb2_grpc.ObserverStub", self._stub(calls.observer_part()))
@@ -189,8 +195,13 @@ class Client:
         stub = Stub(calls.node_part(), self._node_targets(name), self.timeout_seconds, self._rng)
         return cast("node_pb2_grpc.NodeServiceStub", stub)
 
+    def node_observer(self, name: str) -> observer_pb2_grpc.ObserverStub:
+        """The Observer of one node on this machine, by its unix socket. Raises NotFound."""
+        stub = Stub(calls.observer_part(), self._node_targets(name), self.timeout_seconds, self._rng)
+        return cast("observer_pb2_grpc.ObserverStub", stub)
+
     def serving(self, process: str, service: str = "", *, node: str | None = None) -> bool:
-        """Health of identity, policy, relay or (with `node`) of a node. Raises Unavailable and the like."""
+        """Health of a service or (with `node`) of a node. Raises Unavailable and the like."""
         from grpc_health.v1 import health_pb2
 
         targets = self._node_targets(node) if node is not None else self._service_targets(process)

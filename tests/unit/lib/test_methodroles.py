@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from axoneme.api.clustermesh.v1 import clustermesh_pb2
 from axoneme.api.hubble.observer import observer_pb2
 from axoneme.api.hubble.peer import peer_pb2
 from axoneme.api.identity.v1 import identity_pb2
@@ -25,6 +26,7 @@ assert grpcsettings.ENVIRONMENT
 FILES: list[FileDescriptor] = [
     identity_pb2.DESCRIPTOR,
     policy_pb2.DESCRIPTOR,
+    clustermesh_pb2.DESCRIPTOR,
     node_pb2.DESCRIPTOR,
     observer_pb2.DESCRIPTOR,
     peer_pb2.DESCRIPTOR,
@@ -78,6 +80,12 @@ PolicyService/DiffPolicies                reader admin local
 PolicyService/ReplayFlows                 reader admin local
 PolicyService/AwaitIdentity               node local
 PolicyService/SubscribeEndpointPolicies   node local
+ClusterMeshService/ApplyService           admin local
+ClusterMeshService/DeleteService          admin local
+ClusterMeshService/GetService             reader admin local
+ClusterMeshService/ListServices           reader admin local
+ClusterMeshService/WatchServices          reader admin local
+ClusterMeshService/SubscribeServices      node local
 NodeService/AddEndpoint                   local
 NodeService/DeleteEndpoint                local
 NodeService/GetEndpoint                   local
@@ -88,6 +96,16 @@ NodeService/ListIpcache                   local
 NodeService/GetPolicyMap                  local
 NodeService/GetNodeStatus                 local
 NodeService/AuditMaps                     local
+NodeService/SetEndpointConfig             local
+NodeService/GetEndpointLog                local
+NodeService/RegenerateEndpoint            local
+NodeService/ListConnections               local
+NodeService/FlushConnections              local
+NodeService/ListTranslations              local
+NodeService/ListFrontends                 local
+NodeService/GetMaglevTable                local
+NodeService/ListMetrics                   local
+NodeService/GetHealth                     local
 Observer/GetFlows                         relay reader admin local
 Observer/GetAgentEvents                   relay reader admin local
 Observer/GetDebugEvents                   relay reader admin local
