@@ -6,6 +6,8 @@ sources nor compiler changed. Nodes never compile.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,19 +35,37 @@ class CompilationError(RuntimeError):
 
 
 def compile_objects(folder: Path = FOLDER) -> bool:
-    """Compiles what changed. Returns whether anything was compiled. Raises CompilerMissing without clang."""
+    """Compiles all when anything changed. Returns whether it did. Raises CompilerMissing without clang.
+
+    When one source is refused, the objects and the manifest that are there stay as they are.
+    """
     clang = _find("clang")
-    sources = sorted(SOURCES.glob("*.bpf.c"))
     compiler = _version(clang)
-    digest = _digest(compiler)
-    if _is_current(folder, digest):
-        return False
     folder.mkdir(parents=True, exist_ok=True)
-    objects = {}
-    for source in sources:
-        target = folder / (source.name.removesuffix(".bpf.c") + ".o")
-        _compile(clang, source, target)
-        objects[target.name] = {"sha256": sha256_of(target), "bytes": target.stat().st_size}
+    with _alone(folder), tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as scratch:
+        digest = _digest(compiler)
+        if _is_current(folder, digest):
+            return False
+        made = [_compile(clang, source, Path(scratch)) for source in sorted(SOURCES.glob("*.bpf.c"))]
+        objects = {one.name: {"sha256": sha256_of(one), "bytes": one.stat().st_size} for one in made}
+        for one in made:
+            one.replace(folder / one.name)
+        _write_manifest(folder, digest, compiler, objects)
+    return True
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of two that compile at once, the second waits for the first."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_manifest(folder: Path, digest: str, compiler: str, objects: dict[str, dict[str, Any]]) -> None:
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "sources_sha256": digest,
@@ -52,7 +73,6 @@ def compile_objects(folder: Path = FOLDER) -> bool:
         "objects": objects,
     }
     _write(folder / MANIFEST_NAME, json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n")
-    return True
 
 
 def _find(name: str) -> str:
@@ -93,16 +113,15 @@ def _include_flags() -> list[str]:
     return [f"-I/usr/include/{os.uname().machine}-linux-gnu"]
 
 
-def _compile(clang: str, source: Path, target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        made = Path(scratch) / target.name
-        # The map from the build folder to "." keeps the object the same wherever it is built.
-        prefix_map = f"-ffile-prefix-map={source.parent}=."
-        _run([clang, *_FLAGS, prefix_map, *_include_flags(), "-c", str(source), "-o", str(made)])
-        strip = shutil.which("llvm-strip")
-        if strip is not None:
-            _run([strip, "-g", str(made)])  # drops DWARF, keeps the BTF
-        made.replace(target)
+def _compile(clang: str, source: Path, folder: Path) -> Path:
+    made = folder / (source.name.removesuffix(".bpf.c") + ".o")
+    # The map from the build folder to "." keeps the object the same wherever it is built.
+    prefix_map = f"-ffile-prefix-map={source.parent}=."
+    _run([clang, *_FLAGS, prefix_map, *_include_flags(), "-c", str(source), "-o", str(made)])
+    strip = shutil.which("llvm-strip")
+    if strip is not None:
+        _run([strip, "-g", str(made)])  # drops DWARF, keeps the BTF
+    return made
 
 
 def _run(command: list[str]) -> None:

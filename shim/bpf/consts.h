@@ -11,7 +11,10 @@
 #define ACTION_DENY 2
 #define ACTION_REDIRECT 3
 
-#define ENDPOINT_AUDIT 1	/* endpoint_entry.flags */
+#define ENDPOINT_AUDIT 1	  /* endpoint_entry.flags */
+#define ENDPOINT_AGGREGATION 0x0e /* ... AggregationLevel of its traces; 0: the node's */
+#define ENDPOINT_AGGREGATION_SHIFT 1
+#define ENDPOINT_LEARNED 0x10 /* ... it has addresses in axoneme_learned; without it nobody looks there */
 #define ENTRY_AUDIT 1		/* policy_entry.flags */
 #define ENTRY_DEFAULT_ALLOW 2	/* policy_entry.flags: nothing enforces this direction */
 
@@ -87,6 +90,12 @@
 
 #define PASS_UNJUDGED (-1) /* parse(): ARP and neighbour discovery */
 
+#define AGGREGATION_NONE 1   /* a trace of every packet */
+#define AGGREGATION_LOW 2    /* of every packet to an endpoint */
+#define AGGREGATION_MEDIUM 3 /* of what begins, changes flags, and one in every window */
+#define AGGREGATION_MAXIMUM 4
+#define TRACE_WINDOW_NS (5 * NSEC_PER_SEC)
+
 /* Match types of policy events: what the deciding entry named. */
 #define MATCH_NONE 0
 #define MATCH_L3_ONLY 1
@@ -123,6 +132,10 @@
 #define NAT_MASQUERADE 4 /* the source became the node's address */
 #define NAT_RETURN 8	 /* what undoes another entry */
 #define NAT_DSR_CLIENT 16 /* this node answers for a frontend of another node */
+#define NAT_FIN 32	  /* the side that this entry translates has finished */
+
+#define SOCKET_REAL 0	  /* socket_key.side: the address is a backend's, the value a frontend */
+#define SOCKET_BELIEVED 1 /* the address is a frontend's, the value the backend chosen for it */
 
 #define NODE_TUNNEL 1 /* node_config.flags */
 #define NODE_MASQUERADE4 2

@@ -149,25 +149,44 @@ __noinline int read_quote(struct __sk_buff *skb, const struct packet *packet, st
 	return quote->protocol == IPPROTO_TCP || quote->protocol == IPPROTO_UDP || quote->protocol == IPPROTO_SCTP;
 }
 
-/* RFC 5508: an error goes to the source of what it quotes. */
-static __always_inline void find_related(struct __sk_buff *skb, struct connection *connection,
-					 const struct packet *packet, __u64 now)
+/* As reverse(), in place. */
+static __always_inline int turn_round(struct ct_key *key)
 {
-	struct ct_key quote = {};
+	int request = is_icmp(key->protocol) ?
+			      icmp_request_of(key->protocol, bpf_ntohs(key->destination_port_be)) :
+			      0;
+	__be16 port = key->source_port_be;
 
-	connection->entry = NULL;
-	connection->relation = RELATION_NEW;
-	if (!read_quote(skb, packet, &quote))
-		return;
-	if (quote.source.halves[0] != packet->key.destination.halves[0] ||
-	    quote.source.halves[1] != packet->key.destination.halves[1])
-		return;
-	find_connection(connection, &quote, now);
-	if (!connection->entry)
-		return;
-	if (connection->relation == RELATION_ORIGINAL)
-		connection->key = quote;
-	connection->relation = RELATION_RELATED;
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		__be32 word = key->source.words[i];
+
+		key->source.words[i] = key->destination.words[i];
+		key->destination.words[i] = word;
+	}
+	key->direction = opposite(key->direction);
+	if (is_icmp(key->protocol)) {
+		key->destination_port_be = bpf_htons(request);
+		return request >= 0;
+	}
+	key->source_port_be = key->destination_port_be;
+	key->destination_port_be = port;
+	return 1;
+}
+
+/* The connection that an ICMP error is about, and its original tuple in `original`. RFC 5508: an error goes to
+ * the source of what it quotes. */
+static __always_inline struct ct_entry *find_related(struct __sk_buff *skb, struct ct_key *original,
+						     const struct packet *packet, __u64 now)
+{
+	struct ct_entry *entry;
+
+	if (!read_quote(skb, packet, original) || !same_words(&original->source, &packet->key.destination))
+		return NULL;
+	entry = find_entry(original, now);
+	if (entry)
+		return entry;
+	return turn_round(original) ? find_entry(original, now) : NULL;
 }
 
 /*
@@ -175,23 +194,23 @@ static __always_inline void find_related(struct __sk_buff *skb, struct connectio
  * direction of one that is up (a peer may not use the port of an old connection to get past ingress
  * policy).
  */
-static __always_inline int opens_anew(const struct connection *connection, const struct packet *packet)
+static __always_inline int opens_anew(const struct ct_entry *entry, __u32 relation, const struct packet *packet)
 {
-	__u8 state = connection->entry->state;
+	__u8 state = entry->state;
 
-	if (connection->relation == RELATION_ORIGINAL && state == CT_CUT)
+	if (relation == RELATION_ORIGINAL && state == CT_CUT)
 		return 1;
 	if (packet->key.protocol != IPPROTO_TCP || !packet->l4_offset ||
 	    (packet->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return 0;
-	return state == CT_CLOSING || (connection->relation == RELATION_REPLY && state != CT_NEW);
+	return state == CT_CLOSING || (relation == RELATION_REPLY && state != CT_NEW);
 }
 
-static __always_inline __u8 finish_flags(const struct connection *connection, const struct packet *packet)
+static __always_inline __u8 finish_flags(__u32 relation, const struct packet *packet)
 {
 	if (!(packet->tcp_flags & TCP_FIN))
 		return 0;
-	return connection->relation == RELATION_REPLY ? CT_FIN_REPLY : CT_FIN_ORIGINAL;
+	return relation == RELATION_REPLY ? CT_FIN_REPLY : CT_FIN_ORIGINAL;
 }
 
 static __always_inline void renew(struct ct_entry *entry, __u64 now)
@@ -202,20 +221,19 @@ static __always_inline void renew(struct ct_entry *entry, __u64 now)
 
 /* Follows the connection with a packet that passes. Written only when something changes: the line is
  * shared by CPUs. */
-static __always_inline void advance(struct connection *connection, const struct packet *packet, __u64 now)
+static __always_inline void advance(struct ct_entry *entry, __u32 relation, const struct packet *packet, __u64 now)
 {
-	struct ct_entry *entry = connection->entry;
 	__u8 flags = entry->flags, state = entry->state;
 
-	if (connection->relation == RELATION_RELATED)
+	if (relation == RELATION_RELATED)
 		return;
-	if (connection->relation == RELATION_REPLY) {
+	if (relation == RELATION_REPLY) {
 		flags |= CT_REPLY_SEEN;
 		if (state == CT_NEW)
 			state = CT_ESTABLISHED;
 	}
 	if (packet->key.protocol == IPPROTO_TCP) {
-		flags |= finish_flags(connection, packet);
+		flags |= finish_flags(relation, packet);
 		if (packet->tcp_flags & TCP_RST ||
 		    (flags & (CT_FIN_ORIGINAL | CT_FIN_REPLY)) == (CT_FIN_ORIGINAL | CT_FIN_REPLY))
 			state = CT_CLOSING;

@@ -5,12 +5,12 @@
  *   axoneme_from_ep   tcx ingress of the host veth: packets from the endpoint, egress policy
  *   axoneme_to_ep     tcx egress of the host veth: packets to the endpoint, ingress policy
  *
- *   parse -> [ARP, neighbour discovery pass] -> source address -> locked? -> conntrack -> [goes on: pass]
- *         -> identity -> policy -> event
+ *   from: parse -> [ARP, neighbour discovery pass] -> source address -> conntrack -> [goes on: pass]
+ *               -> service? translate, conntrack -> judge.h -> hostrouting.h
+ *   to:   parse -> [ARP, neighbour discovery pass] -> judge.h -> connection of a service? translate back
  *
- * The identity of a peer is looked up where it is used: for new connections and changed policy. The
- * program judges and reports; it never changes a packet. Whatever it does not understand is dropped with a
- * reason.
+ * Policy sees a packet for a service as one for its backend. Whatever the programs do not understand is
+ * dropped with a reason.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -19,44 +19,15 @@
 #include "consts.h"
 #include "structs.h"
 #include "maps.h"
-#include "events.h"
 #include "parse.h"
 #include "common.h"
-#include "identity.h"
-#include "policy.h"
-#include "ct.h"
+#include "clock.h"
+#include "judge.h"
+#include "services.h"
+#include "hostrouting.h"
 
-/* Not zeroed as a whole: most packets need `packet` only. */
-struct judgement {
-	struct packet packet;
-	struct report report; /* from begin_report() on */
-	struct decision decision;
-	__u32 generation; /* of the endpoint's policy */
-	__u8 endpoint_flags;
-	void *policy;
-	__u64 now;
-};
-
-static __always_inline void report(struct __sk_buff *skb, struct judgement *j, __u8 event_type, __u8 verdict)
-{
-	j->report.event_type = event_type;
-	j->report.verdict = verdict;
-	emit(skb, &j->packet, &j->report);
-}
-
-static __always_inline int drop(struct __sk_buff *skb, struct judgement *j, __u8 reason)
-{
-	count_verdict(j->report.hook, reason, skb->len);
-	j->report.drop_reason = reason;
-	report(skb, j, EVENT_DROP, VERDICT_DROPPED);
-	return TC_ACT_SHOT;
-}
-
-static __always_inline int pass(struct __sk_buff *skb, __u8 hook)
-{
-	count_verdict(hook, 0, skb->len);
-	return TC_ACT_OK;
-}
+/* UDP port of the node's tunnel, 0: none. The loader may set it before the load. */
+const volatile __u16 tunnel_port_be = bpf_htons(8472);
 
 static __always_inline int source_is_own(const struct packet *packet, const struct endpoint_entry *endpoint)
 {
@@ -71,260 +42,156 @@ static __always_inline int source_is_own(const struct packet *packet, const stru
 	return own.words[0] && own.words[0] == source->words[3];
 }
 
-static __always_inline const struct address *peer_of(const struct ct_key *tuple)
+/* What looks like a tunnel packet to a node would be taken for one of that node's peer. */
+static __always_inline int is_tunnel_packet(const struct packet *packet)
 {
-	return tuple->direction == EGRESS ? &tuple->destination : &tuple->source;
+	return packet->key.protocol == IPPROTO_UDP && tunnel_port_be &&
+	       packet->key.destination_port_be == tunnel_port_be && node_ip_flags(&packet->key.destination);
 }
 
-/* Says what policy decided, and for a denial that is enforced drops. Returns a verdict of tc, or -1:
- * it passes. */
-static __always_inline int enforce(struct __sk_buff *skb, struct judgement *j)
+/* Why a well-formed packet is not judged at all, or 0. */
+static __always_inline int admit(const struct packet *packet, const struct endpoint_entry *endpoint, __u8 hook)
 {
-	const struct decision *decision = &j->decision;
-
-	j->report.cookie = decision->cookie;
-	j->report.match_type = decision->match_type;
-	j->report.drop_reason = decision->audit ? 0 : decision->reason;
-	if (decision->audit)
-		j->report.flags |= FLAG_AUDIT;
-	if (!decision->reason)
-		report(skb, j, EVENT_POLICY_VERDICT, VERDICT_FORWARDED);
-	else
-		report(skb, j, EVENT_POLICY_VERDICT, decision->audit ? VERDICT_AUDIT : VERDICT_DROPPED);
-	return decision->reason && !decision->audit ? drop(skb, j, decision->reason) : -1;
-}
-
-static __always_inline __u8 audit_flags(const struct decision *decision)
-{
-	return (decision->audit ? CT_AUDIT : 0) | (decision->audit_endpoint ? CT_AUDIT_ENDPOINT : 0);
-}
-
-/* A packet that belongs to nothing known: identity, policy, and from then on a connection. */
-static __always_inline int judge_new(struct __sk_buff *skb, struct judgement *j)
-{
-	struct identity peer = identify(peer_of(&j->packet.key), j->packet.key.endpoint_id);
-	struct ct_entry entry = {};
-	int verdict;
-
-	if (!peer.number)
-		return drop(skb, j, DROP_INVALID_IDENTITY);
-	j->report.peer_identity = peer.number;
-	j->report.flags |= FLAG_REPLY_KNOWN;
-	decide(j->policy, &j->packet.key, peer.number, j->endpoint_flags, &j->decision);
-	verdict = enforce(skb, j);
-	if (verdict >= 0)
-		return verdict;
-	entry.last_seen_ns = j->now;
-	entry.policy_generation = j->report.policy_generation;
-	entry.peer_identity = peer.number;
-	entry.cookie = j->decision.cookie;
-	entry.match_type = j->decision.match_type;
-	entry.state = CT_NEW;
-	entry.flags = audit_flags(&j->decision) | (peer.learned ? CT_LEARNED : 0);
-	if (j->packet.key.protocol == IPPROTO_TCP && j->packet.tcp_flags & TCP_RST)
-		entry.state = CT_CLOSING;
-	if (bpf_map_update_elem(&axoneme_ct, &j->packet.key, &entry, BPF_ANY))
-		return drop(skb, j, DROP_CT_INSERTION_FAILED);
-	report(skb, j, EVENT_TRACE, j->decision.audit ? VERDICT_AUDIT : VERDICT_FORWARDED);
-	return pass(skb, j->report.hook);
-}
-
-/*
- * Policy changed since the connection was judged: its original tuple is judged again, whoever sent this
- * packet, with the identity that the peer has now. A connection made under a learned name keeps that
- * identity while policy knows it.
- */
-static __always_inline int judge_again(struct __sk_buff *skb, struct judgement *j,
-				       struct connection *connection)
-{
-	struct ct_entry *entry = connection->entry;
-	__u8 learned = entry->flags & CT_LEARNED;
-	struct identity peer = {.number = entry->peer_identity, .learned = learned};
-
-	j->decision.found = 0;
-	if (learned)
-		decide(j->policy, &connection->key, peer.number, j->endpoint_flags, &j->decision);
-	if (!j->decision.found) {
-		peer = identify(peer_of(&connection->key), connection->key.endpoint_id);
-		if (!peer.number)
-			return drop(skb, j, DROP_INVALID_IDENTITY);
-		decide(j->policy, &connection->key, peer.number, j->endpoint_flags, &j->decision);
-	}
-	entry->peer_identity = peer.number;
-	entry->cookie = j->decision.cookie;
-	entry->match_type = j->decision.match_type;
-	entry->flags = (entry->flags & ~(CT_AUDIT | CT_AUDIT_ENDPOINT | CT_LEARNED)) | audit_flags(&j->decision) |
-		       (peer.learned ? CT_LEARNED : 0);
-	if (j->decision.reason && !j->decision.audit) {
-		entry->state = CT_CUT;
-		entry->cut_reason = j->decision.reason;
-	} else if (entry->state == CT_CUT) {
-		entry->state = entry->flags & CT_REPLY_SEEN ? CT_ESTABLISHED : CT_NEW;
-	}
-	/* Last, so that no other CPU takes the entry for judged before it is. */
-	entry->policy_generation = j->report.policy_generation;
-	if (connection->relation != RELATION_RELATED)
-		j->report.peer_identity = peer.number;
-	return enforce(skb, j);
-}
-
-static __always_inline int worth_a_trace(const struct connection *connection, const struct packet *packet)
-{
-	if (connection->relation == RELATION_RELATED)
-		return 1;
-	if (packet->key.protocol == IPPROTO_TCP && packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))
-		return 1;
-	return connection->relation == RELATION_REPLY && !(connection->entry->flags & CT_REPLY_SEEN);
-}
-
-/* A packet of a connection, a reply to it, or an error about it. */
-static __always_inline int judge_known(struct __sk_buff *skb, struct judgement *j,
-				       struct connection *connection)
-{
-	struct ct_entry *entry = connection->entry;
-	int verdict, trace = worth_a_trace(connection, &j->packet);
-
-	j->report.flags |= FLAG_REPLY_KNOWN;
-	j->report.peer_identity = entry->peer_identity;
-	j->report.cookie = entry->cookie;
-	j->report.match_type = entry->match_type;
-	if (connection->relation == RELATION_REPLY) {
-		j->report.flags |= FLAG_REPLY;
-		j->report.direction = connection->key.direction;
-	} else if (connection->relation == RELATION_RELATED) {
-		j->report.flags |= FLAG_RELATED;
-		j->report.peer_identity = cached_identity(peer_of(&j->packet.key));
-	}
-	if (entry->policy_generation != j->report.policy_generation ||
-	    (entry->flags & CT_AUDIT_ENDPOINT && !(j->endpoint_flags & ENDPOINT_AUDIT))) {
-		verdict = judge_again(skb, j, connection);
-		if (verdict >= 0)
-			return verdict;
-	} else if (entry->state == CT_CUT) {
-		return drop(skb, j, entry->cut_reason);
-	}
-	advance(connection, &j->packet, j->now);
-	if (trace) {
-		if (entry->flags & CT_AUDIT)
-			j->report.flags |= FLAG_AUDIT;
-		report(skb, j, EVENT_TRACE, entry->flags & CT_AUDIT ? VERDICT_AUDIT : VERDICT_FORWARDED);
-	}
-	return pass(skb, j->report.hook);
-}
-
-/* Bytes to a tuple. Returns 0, a drop reason, or PASS_UNJUDGED. */
-static __always_inline int read_packet(struct __sk_buff *skb, struct packet *packet, __u16 endpoint_id,
-				       __u8 hook)
-{
-	if (parse_common(skb, packet, endpoint_id, hook))
+	if (hook == INGRESS)
 		return 0;
-	__builtin_memset(packet, 0, sizeof(*packet));
-	packet->key.direction = hook;
-	packet->key.endpoint_id = endpoint_id;
-	return parse(skb, packet);
-}
-
-/* Before the first thing that may say something about the packet. */
-static __always_inline void begin_report(struct judgement *j, const struct endpoint_entry *endpoint,
-					 __u8 hook)
-{
-	__builtin_memset(&j->report, 0, sizeof(j->report));
-	j->report.time_ns = bpf_ktime_get_boot_ns();
-	j->report.hook = hook;
-	j->report.direction = hook;
-	if (!endpoint)
-		return;
-	j->report.policy_generation = j->generation;
-	j->report.identity = endpoint->identity;
-	j->report.endpoint_id = endpoint->endpoint_id;
-}
-
-/* Why a well-formed packet is not judged at all, or 0. Finds the policy. */
-static __always_inline int admit(struct judgement *j, const struct endpoint_entry *endpoint,
-				 __u32 endpoint_id, __u8 hook)
-{
-	if (!endpoint)
-		return DROP_EP_NOT_READY;
-	if (hook == EGRESS && !source_is_own(&j->packet, endpoint))
+	if (!source_is_own(packet, endpoint))
 		return DROP_INVALID_SOURCE_IP;
-	j->policy = bpf_map_lookup_elem(&axoneme_policy, &endpoint_id);
-	return j->policy ? 0 : DROP_EP_NOT_READY;
+	return is_tunnel_packet(packet) ? DROP_ENCAPSULATION_PROHIBITED : 0;
 }
 
-/*
- * Most packets: the connection is up, was judged under today's policy, and neither its entry nor the packet
- * leaves anything to say or to change. What this lets pass, judge_known() would, without a trace.
- */
-static __always_inline int goes_on(const struct connection *connection, const struct judgement *j)
+static __always_inline void subject_of(struct subject *subject, const struct endpoint_entry *endpoint)
 {
-	const struct ct_entry *entry = connection->entry;
-	__u8 wanted = connection->relation == RELATION_REPLY ? CT_REPLY_SEEN : 0;
-	__u8 flags, state;
-
-	/* The generation first: judge_again() writes it last. */
-	if (!short_way || *(const volatile __u32 *)&entry->policy_generation != j->generation)
-		return 0;
-	state = *(const volatile __u8 *)&entry->state;
-	flags = *(const volatile __u8 *)&entry->flags;
-	if (state != CT_ESTABLISHED && (wanted || state != CT_NEW))
-		return 0;
-	if ((flags & (wanted | CT_FIN_ORIGINAL | CT_FIN_REPLY)) != wanted)
-		return 0;
-	if (flags & CT_AUDIT_ENDPOINT && !(j->endpoint_flags & ENDPOINT_AUDIT))
-		return 0;
-	return j->packet.key.protocol != IPPROTO_TCP || !(j->packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST));
+	/* Before the policy map: a writer switches the map first, then raises the generation. */
+	subject->generation = *(const volatile __u32 *)&endpoint->policy_generation;
+	subject->identity = endpoint->identity;
+	subject->endpoint_id = endpoint->endpoint_id;
+	subject->flags = endpoint->flags;
+	subject->carried = 0;
+	subject->translated = 0;
 }
 
-static __always_inline int judge(struct __sk_buff *skb, __u8 hook)
+/* Reads and admits a packet. Returns 0: judge it; else `*verdict` is final. */
+static __always_inline int take_in(struct __sk_buff *skb, struct packet *packet, struct subject *subject, __u8 hook,
+				   int *verdict)
 {
 	struct endpoint_entry *endpoint;
-	struct connection connection;
-	struct judgement j;
-	__u32 key = skb->ifindex;
+	__u32 ifindex = skb->ifindex;
 	int reason;
 
-	endpoint = bpf_map_lookup_elem(&axoneme_ep, &key);
-	key = endpoint ? endpoint->endpoint_id : 0;
-	/* Before the policy map: a writer switches the map first, then raises the generation. */
-	j.generation = endpoint ? *(volatile __u32 *)&endpoint->policy_generation : 0;
-	reason = read_packet(skb, &j.packet, key, hook);
-	if (reason == PASS_UNJUDGED)
-		return pass(skb, hook);
+	endpoint = bpf_map_lookup_elem(&axoneme_ep, &ifindex);
+	subject->now = coarse_now();
+	if (endpoint)
+		subject_of(subject, endpoint);
+	else
+		__builtin_memset(subject, 0, sizeof(*subject));
+	reason = read_packet(skb, packet, subject->endpoint_id, hook);
+	if (reason == PASS_UNJUDGED) {
+		*verdict = pass(skb, hook, subject->endpoint_id);
+		return 1;
+	}
 	if (!reason)
-		reason = admit(&j, endpoint, key, hook);
-	if (reason || !endpoint) {
-		begin_report(&j, endpoint, hook);
-		return drop(skb, &j, reason);
+		reason = endpoint ? admit(packet, endpoint, hook) : DROP_EP_NOT_READY;
+	if (reason) {
+		*verdict = refuse(skb, packet, subject, reason);
+		return 1;
 	}
-	j.endpoint_flags = endpoint->flags;
-	j.now = bpf_ktime_get_coarse_ns();
-	if (j.packet.first_fragment)
-		remember_fragment(&j.packet, j.now);
-	find_connection(&connection, &j.packet.key, j.now);
-	if (connection.entry && goes_on(&connection, &j)) {
-		renew(connection.entry, j.now);
-		return pass(skb, hook);
-	}
-	begin_report(&j, endpoint, hook);
-	if (connection.relation == RELATION_ORIGINAL)
-		connection.key = j.packet.key;
-	if (!connection.entry && j.packet.icmp_error && j.packet.l4_offset)
-		find_related(skb, &connection, &j.packet, j.now);
-	if (connection.entry && !opens_anew(&connection, &j.packet))
-		return judge_known(skb, &j, &connection);
-	return judge_new(skb, &j);
+	if (packet->first_fragment)
+		remember_fragment(packet, subject->now);
+	return 0;
+}
+
+static __always_inline int begins_or_ends_tcp(const struct packet *packet)
+{
+	return packet->key.protocol == IPPROTO_TCP && packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST);
+}
+
+/* To an endpoint of this node. Its own program will not see the packet, so this does all that it would. */
+static __always_inline int deliver(struct __sk_buff *skb, struct packet *packet, struct subject *subject,
+				   struct connection *connection, const struct local_entry *local)
+{
+	__u32 ifindex = local->ifindex;
+	const struct endpoint_entry *receiver = bpf_map_lookup_elem(&axoneme_ep, &ifindex);
+	int verdict, reason;
+
+	if (!receiver || receiver->endpoint_id == subject->endpoint_id || hops_left(skb, packet) <= 1)
+		return GOES_ON;
+	subject_of(subject, receiver);
+	set_key_end(&packet->key, packet->key.protocol, INGRESS, subject->endpoint_id);
+	if (packet->first_fragment)
+		remember_fragment(packet, subject->now);
+	find_connection(connection, &packet->key, subject->now);
+	verdict = judge_found(skb, packet, subject, connection);
+	if (verdict != GOES_ON)
+		return verdict;
+	reason = subject->translated ? undo_service(skb, packet, subject->now) : 0;
+	return reason ? refuse(skb, packet, subject, reason) : hand_over(skb, packet, local);
 }
 
 SEC("tc")
 int axoneme_from_ep(struct __sk_buff *skb)
 {
-	return judge(skb, EGRESS);
+	const struct node_config *node;
+	const struct local_entry *local;
+	struct connection connection;
+	struct subject subject;
+	struct packet packet;
+	int verdict, served;
+
+	if (take_in(skb, &packet, &subject, EGRESS, &verdict))
+		return verdict;
+	if (aggregation_of(subject.flags) == AGGREGATION_NONE)
+		trace(skb, &packet, &subject, 0, TRACE_FROM_ENDPOINT);
+	find_connection(&connection, &packet.key, subject.now);
+	if (!connection.entry) {
+		served = packet.icmp_error ? serve_error(skb, &packet, subject.now) : serve(skb, &packet, subject.now);
+		if (served == SERVED_BY_ITSELF) {
+			if (begins_or_ends_tcp(&packet))
+				trace(skb, &packet, &subject, subject.identity, TRACE_FROM_ENDPOINT);
+			pass(skb, EGRESS, subject.endpoint_id);
+			return send_back(skb);
+		}
+		if (served == SERVED && is_tunnel_packet(&packet))
+			served = DROP_ENCAPSULATION_PROHIBITED;
+		if (served > SERVED)
+			return refuse(skb, &packet, &subject, served);
+		if (served == SERVED) {
+			subject.translated = CT_TRANSLATED;
+			find_connection(&connection, &packet.key, subject.now);
+		}
+	}
+	verdict = judge_found(skb, &packet, &subject, &connection);
+	if (verdict != GOES_ON && subject.translated)
+		forget_service(&packet);
+	node = node_config();
+	if (verdict != GOES_ON || !node || !(node->flags & NODE_HOST_ROUTING))
+		return verdict;
+	local = local_endpoint(&packet.key.destination);
+	if (local)
+		return deliver(skb, &packet, &subject, &connection, local);
+	return node->flags & NODE_TUNNEL ? GOES_ON : send_away(skb, &packet, node->uplink_ifindex);
 }
 
 SEC("tc")
 int axoneme_to_ep(struct __sk_buff *skb)
 {
-	return judge(skb, INGRESS);
+	__u32 mark = skb->mark;
+	struct subject subject;
+	struct packet packet;
+	int verdict, reason;
+
+	if (mark)
+		skb->mark = 0; /* the endpoint has no use for it */
+	if (take_in(skb, &packet, &subject, INGRESS, &verdict))
+		return verdict;
+	if ((mark & MARK_KIND) == MARK_HAIRPIN)
+		return pass(skb, INGRESS, subject.endpoint_id);
+	if ((mark & MARK_KIND) == MARK_IDENTITY)
+		subject.carried = mark & MARK_NUMBER;
+	verdict = judge_packet(skb, &packet, &subject);
+	if (verdict != GOES_ON || !subject.translated)
+		return verdict;
+	reason = undo_service(skb, &packet, subject.now);
+	return reason ? refuse(skb, &packet, &subject, reason) : GOES_ON;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -24,6 +24,34 @@ static __always_inline void count_verdict(__u8 hook, __u8 reason, __u32 length)
 	count((hook - 1) * METRIC_REASONS + reason, length);
 }
 
+static __always_inline void count_endpoint_drop(__u16 endpoint_id, __u8 hook, __u8 reason, __u32 length)
+{
+	struct endpoint_drop_key key = {.endpoint_id = endpoint_id, .direction = hook, .reason = reason};
+	struct metric_entry first = {.packets = 1, .octets = length};
+	struct metric_entry *metric = bpf_map_lookup_elem(&axoneme_epdrops, &key);
+
+	if (!metric) {
+		bpf_map_update_elem(&axoneme_epdrops, &key, &first, BPF_NOEXIST);
+		return;
+	}
+	metric->packets += 1;
+	metric->octets += length;
+}
+
+/* The counters of one endpoint; `reason` 0: forwarded. */
+static __always_inline void count_endpoint(__u16 endpoint_id, __u8 hook, __u8 reason, __u32 length)
+{
+	__u32 slot = endpoint_id * 4 + (hook - 1) * 2 + !!reason;
+	struct metric_entry *metric = bpf_map_lookup_elem(&axoneme_epstats, &slot);
+
+	if (!metric)
+		return;
+	metric->packets += 1;
+	metric->octets += length;
+	if (reason)
+		count_endpoint_drop(endpoint_id, hook, reason, length);
+}
+
 static __always_inline void copy_macs(struct __sk_buff *skb, struct axoneme_event *event)
 {
 	void *data = (void *)(long)skb->data, *data_end = (void *)(long)skb->data_end;
@@ -66,6 +94,10 @@ __noinline int emit(struct __sk_buff *skb, const struct packet *packet, const st
 	event->sub_type = 0;
 	if (report->event_type == EVENT_DROP)
 		event->sub_type = report->drop_reason;
+	else if (report->event_type == EVENT_TRACE && report->trace_point)
+		event->sub_type = report->trace_point;
+	else if (report->event_type == EVENT_TRACE && report->endpoint_id == HOST_ENDPOINT_ID)
+		event->sub_type = from_endpoint ? TRACE_FROM_HOST : TRACE_TO_HOST;
 	else if (report->event_type == EVENT_TRACE)
 		event->sub_type = from_endpoint ? TRACE_TO_STACK : TRACE_TO_ENDPOINT;
 	event->endpoint_id = report->endpoint_id;

@@ -8,7 +8,7 @@
 
 struct identity {
 	__u32 number; /* 0: unknown */
-	__u32 learned;
+	__u32 origin; /* flags of ct_entry: CT_LEARNED, CT_CARRIED */
 };
 
 __noinline int learned_identity(const struct address *address, __u32 endpoint_id)
@@ -32,21 +32,24 @@ __noinline int cached_identity(const struct address *address)
 
 	if (!address)
 		return 0;
-	entry = bpf_map_lookup_elem(&axoneme_ipexact, address);
-	if (!entry) {
-		__builtin_memcpy(key.address, address, 16);
+	__builtin_memcpy(key.address, address, 16); /* before 6.4 a look-up takes no key behind an argument */
+	entry = bpf_map_lookup_elem(&axoneme_ipexact, key.address);
+	if (!entry)
 		entry = bpf_map_lookup_elem(&axoneme_ipcache, &key);
-	}
 	return entry ? entry->identity : 0;
 }
 
-static __always_inline struct identity identify(const struct address *address, __u32 endpoint_id)
+static __always_inline struct identity identify(const struct address *address, __u32 endpoint_id,
+						__u8 endpoint_flags)
 {
-	struct identity identity = {.number = learned_identity(address, endpoint_id)};
+	struct identity identity = {.origin = CT_LEARNED};
 
-	identity.learned = identity.number != 0;
-	if (!identity.learned)
-		identity.number = cached_identity(address);
+	if (endpoint_flags & ENDPOINT_LEARNED)
+		identity.number = learned_identity(address, endpoint_id);
+	if (identity.number)
+		return identity;
+	identity.number = cached_identity(address);
+	identity.origin = 0;
 	return identity;
 }
 

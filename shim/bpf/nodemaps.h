@@ -48,4 +48,20 @@ static __always_inline const struct node_config *node_config(void)
 	return bpf_map_lookup_elem(&axoneme_node, &zero);
 }
 
+/* NODE_IP_OWN, NODE_IP_TUNNEL_PEER; 0: no node's address. */
+static __always_inline __u32 node_ip_flags(const struct address *address)
+{
+	struct address key = *address; /* before 6.4 a look-up takes no key behind an argument */
+	const struct node_ip *found = bpf_map_lookup_elem(&axoneme_nodeips, &key);
+
+	return found ? found->flags : 0;
+}
+
+static __always_inline const struct local_entry *local_endpoint(const struct address *address)
+{
+	struct address key = *address;
+
+	return bpf_map_lookup_elem(&axoneme_local, &key);
+}
+
 #endif

@@ -16,7 +16,8 @@ struct decision {
 	__u8 found;
 	__u8 audit; /* the reason is reported, the packet passes */
 	__u8 audit_endpoint;
-	__u8 pad[3];
+	__u8 pad;
+	__be16 proxy_port_be; /* of a redirect */
 };
 
 static __always_inline __u8 match_type_of(const struct policy_entry *entry, __u8 specific)
@@ -49,7 +50,7 @@ static __always_inline void apply_audit(struct decision *decision, __u8 entry_fl
 	decision->audit = decision->audit_endpoint || entry_flags & ENTRY_AUDIT;
 }
 
-static __always_inline void decide(void *policy, const struct ct_key *tuple, __u32 identity,
+static __noinline void decide(void *policy, const struct ct_key *tuple, __u32 identity,
 				   __u8 endpoint_flags, struct decision *decision)
 {
 	struct policy_key key = {
@@ -78,6 +79,7 @@ static __always_inline void decide(void *policy, const struct ct_key *tuple, __u
 	}
 	decision->found = 1;
 	decision->cookie = best->cookie;
+	decision->proxy_port_be = best->action == ACTION_REDIRECT ? best->proxy_port_be : 0;
 	decision->reason = reason_of(best);
 	decision->match_type = match_type_of(best, specific);
 	apply_audit(decision, best->flags, endpoint_flags);

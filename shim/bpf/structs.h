@@ -170,12 +170,13 @@ struct nat_entry {
 	__u64 last_seen_ns; /* CLOCK_MONOTONIC, renewed once a second */
 };
 
-/* What a socket believed to talk to, found by what it really talks to. */
+/* What a socket believed to talk to, found by what it really talks to, and the other way round. */
 struct socket_key {
 	__u64 cookie;
 	struct address address;
 	__be16 port_be;
-	__u8 pad[6];
+	__u8 side; /* SOCKET_REAL, SOCKET_BELIEVED: whose address the key's is */
+	__u8 pad[5];
 };
 
 struct socket_entry {
@@ -183,6 +184,8 @@ struct socket_entry {
 	__be16 port_be;
 	__u8 pad[2];
 	__u32 set_id;
+	__u32 backend_id;
+	__u32 pad2;
 };
 
 /* An endpoint of this node by address. */
@@ -299,7 +302,8 @@ struct report {
 	__u8 match_type;
 	__u8 drop_reason;
 	__u8 event_type;
-	__u8 pad[7];
+	__u8 trace_point; /* of a trace event; 0: that of an endpoint's program */
+	__u8 pad[6];
 };
 
 #endif

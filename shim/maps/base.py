@@ -32,6 +32,11 @@ def address_from_bytes(raw: bytes) -> Address:
     return ipaddress.IPv6Address(raw)
 
 
+def mac_bytes(text: str) -> bytes:
+    """The 6 bytes of `0a:00:00:00:00:01`; zeros of an empty text."""
+    return bytes.fromhex(text.replace(":", "")) or bytes(6)
+
+
 def is_host_route(network: Network) -> bool:
     """Whether the prefix is one address and so belongs in `axoneme_ipexact` rather than in the trie."""
     return network.prefixlen == network.max_prefixlen

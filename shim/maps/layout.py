@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 from axoneme.lib.bpf.kinds import NO_PREALLOC, MapKind, MapSpec
 from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, PortBlock
-from shim.maps import lb, node
+from shim.maps import lb, node, sockets
 from shim.maps.base import ADDRESS, NO_ADDRESS, U32, IpcacheKey, Record, spec
 
 SCHEMA_VERSION: Final = 2
@@ -23,6 +23,10 @@ SCHEMA_VERSION: Final = 2
 
 # EndpointEntry.flags
 ENDPOINT_AUDIT: Final = 1
+ENDPOINT_LEARNED: Final = 0x10
+"""It has addresses in `axoneme_learned`; without the flag nobody looks there."""
+ENDPOINT_AGGREGATION_SHIFT: Final = 1
+"""Three bits: a level of trace events as in the node API; 0 is the node's."""
 # PolicyEntry.flags
 ENTRY_AUDIT: Final = 1
 ENTRY_DEFAULT_ALLOW: Final = 2
@@ -247,6 +251,7 @@ MAPS: Final[dict[str, MapSpec]] = {
         *(EP, POLICY, LEARNED, IPEXACT, IPCACHE, CT, FRAGMENTS, METRICS, EP_STATS, EP_DROPS, EVENTS),
         *lb.SPECS,
         *node.SPECS,
+        *sockets.SPECS,
     )
 }
 """All pinned maps by name, which is also the name of the pin."""

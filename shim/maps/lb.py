@@ -19,6 +19,8 @@ BACKEND_TERMINATING, BACKEND_LOCAL = 1, 2
 NAT_FROM_EP, NAT_TO_EP, NAT_FROM_NET, NAT_TO_NET = 1, 2, 3, 4
 # NatEntry.flags
 NAT_SERVICE, NAT_HAIRPIN, NAT_MASQUERADE, NAT_RETURN, NAT_DSR_CLIENT = 1, 2, 4, 8, 16
+# SocketKey.side
+SOCKET_REAL, SOCKET_BELIEVED = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,22 +132,24 @@ class NatEntry(Record):
 
 @dataclass(frozen=True, slots=True)
 class SocketKey(Record):
-    """Key of `axoneme_sockets`: a socket by cookie, and what it really talks to."""
+    """Key of `axoneme_sockets`: a socket by cookie, and what it really talks to, or believes to (`side`)."""
 
-    FORMAT: ClassVar[struct.Struct] = struct.Struct("=Q16s2s6x")
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=Q16s2sB5x")
     cookie: int
     address: bytes
     port_be: bytes
+    side: int = SOCKET_REAL
 
 
 @dataclass(frozen=True, slots=True)
 class SocketEntry(Record):
-    """Value of `axoneme_sockets`: the frontend that the socket believes to talk to."""
+    """Value of `axoneme_sockets`: the frontend that the socket believes to talk to, or its backend."""
 
-    FORMAT: ClassVar[struct.Struct] = struct.Struct("=16s2s2xI")
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=16s2s2xII4x")
     address: bytes
     port_be: bytes
     set_id: int
+    backend_id: int = 0
 
 
 MAGLEV_INNER: Final = MapSpec(

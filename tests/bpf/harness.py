@@ -14,22 +14,39 @@ from axoneme.lib.bpf.object import BpfObject
 from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, PortBlock
 from shim.bpf.manifest import object_path
 from shim.flows.ring import RingReader
-from shim.maps import base, layout
+from shim.maps import base, layout, node
 
 LOOPBACK = 1  # test runs happen on lo unless told otherwise
+PASSED, DROPPED, REDIRECTED = 0xFFFFFFFF, 2, 7  # TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT
 POD_ID, POD_IDENTITY = 77, 5001
 POD = {4: "10.1.0.5", 6: "fd00:10:1::5"}
 PEER = {4: "10.1.9.9", 6: "fd00:10:1:9::9"}
 PEER_IDENTITY = 6001
 ANY = PortBlock(0, 0, 0)
+CLEARED = (
+    *(
+        "axoneme_ep",
+        "axoneme_policy",
+        "axoneme_learned",
+        "axoneme_ipexact",
+        "axoneme_ipcache",
+        "axoneme_epdrops",
+    ),
+    *("axoneme_lb", "axoneme_lb_slots", "axoneme_lb_backends", "axoneme_maglev", "axoneme_affinity"),
+    *("axoneme_local", "axoneme_nodeips", "axoneme_lb_source"),
+)
+"""Maps that a reset empties, besides those of connections."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a packet. `events` are records of EVENT_DTYPE."""
+    """What became of a packet. `events` are records of EVENT_DTYPE; `frame` is the packet afterwards."""
 
     passed: bool
     events: list[Any]
+    redirected: bool = False
+    frame: bytes = b""
+    mark: int = 0
 
     @property
     def drop_reason(self) -> int | None:
@@ -61,21 +78,26 @@ class Datapath:
             loaded.load(
                 max_entries={"axoneme_ct": 16384, "axoneme_ipexact": 70_000, "axoneme_ipcache": 70_000}
             )
-            self.maps = {name: loaded.map(name) for name in layout.MAPS}
+            self.maps = {name: loaded.map(name) for name in loaded.map_specs()}
             self.programs = loaded.programs()
         self.ring = RingReader.from_fd(self.maps["axoneme_events"].fd)
         self.generation = 1
+        self.has_learned = False
         self.reset()
 
     def close(self) -> None:
-        for one in (*self.maps.values(), *self.programs.values()):
+        for one in self.maps.values():
             one.close()
+        for program in self.programs.values():
+            program.close()
 
     def reset(self) -> None:
-        for name in ("axoneme_ep", "axoneme_policy", "axoneme_learned", "axoneme_ipexact", "axoneme_ipcache"):
+        for name in CLEARED:
             self.clear(name)
+        self.maps["axoneme_node"].update(base.number_key(0), node.NodeConfig().pack())
         self.forget_connections()
         self.drain()
+        self.has_learned = False
         self.endpoint()
 
     def clear(self, name: str) -> None:
@@ -84,6 +106,7 @@ class Datapath:
     def forget_connections(self) -> None:
         self.clear("axoneme_ct")
         self.clear("axoneme_frag")
+        self.clear("axoneme_nat")
 
     def drain(self) -> list[Any]:
         found: list[Any] = []
@@ -99,16 +122,18 @@ class Datapath:
         flags: int = 0,
         ipv4: str = POD[4],
         ipv6: str = POD[6],
+        ifindex: int = LOOPBACK,
     ) -> None:
+        learned = layout.ENDPOINT_LEARNED if self.has_learned else 0
         entry = layout.EndpointEntry(
             endpoint_id,
-            flags,
+            flags | learned,
             identity,
             self.generation,
             ipaddress.ip_address(ipv4).packed,
             ipaddress.ip_address(ipv6).packed,
         )
-        self.maps["axoneme_ep"].update(layout.endpoint_key(LOOPBACK), entry.pack())
+        self.maps["axoneme_ep"].update(layout.endpoint_key(ifindex), entry.pack())
 
     def policy(
         self,
@@ -139,7 +164,10 @@ class Datapath:
         self.endpoint(**endpoint)
 
     def lock(self) -> None:
+        """A switch as any other: the map goes first, then the generation rises."""
         self.maps["axoneme_policy"].delete(layout.policy_outer_key(POD_ID))
+        self.generation += 1
+        self.endpoint()
 
     def identity(self, prefix: str, number: int) -> None:
         network = ipaddress.ip_network(prefix)
@@ -152,6 +180,8 @@ class Datapath:
     def learn(self, address: str, number: int, *, expiry_ns: int) -> None:
         key = layout.LearnedKey(POD_ID, base.address_bytes(address)).pack()
         self.maps["axoneme_learned"].update(key, layout.LearnedEntry(number, expiry_ns).pack())
+        self.has_learned = True
+        self.endpoint()
 
     def connections(self) -> dict[layout.CtKey, layout.CtEntry]:
         return {
@@ -171,21 +201,27 @@ class Datapath:
         """A packet from the endpoint."""
         return self._run("axoneme_from_ep", packet)
 
-    def receive(self, packet: bytes) -> Outcome:
+    def receive(self, packet: bytes, *, mark: int = 0) -> Outcome:
         """A packet to the endpoint."""
-        return self._run("axoneme_to_ep", packet)
+        return self._run("axoneme_to_ep", packet, mark)
 
     def verdict(self, direction: Direction, packet: bytes) -> bool:
         """Only whether it passes, without reading events."""
         name = "axoneme_to_ep" if direction is Direction.INGRESS else "axoneme_from_ep"
-        return self.programs[name].test_run(packet).return_value == 0
+        return self.programs[name].test_run(packet).return_value == PASSED
 
-    def _run(self, name: str, packet: bytes) -> Outcome:
+    def _run(self, name: str, packet: bytes, mark: int = 0) -> Outcome:
         self.drain()
         try:
-            answer = self.programs[name].test_run(packet).return_value
+            run = self.programs[name].test_run(packet, mark=mark)
         except BpfError:
             # Kernels from 6.17 on refuse to build an skb from a frame shorter than its IP header.
             return Outcome(passed=False, events=[])
-        assert answer in (0, 2)
-        return Outcome(passed=answer == 0, events=self.drain())
+        assert run.return_value in (PASSED, DROPPED, REDIRECTED)
+        return Outcome(
+            passed=run.return_value == PASSED,
+            events=self.drain(),
+            redirected=run.return_value == REDIRECTED,
+            frame=run.data,
+            mark=run.mark,
+        )

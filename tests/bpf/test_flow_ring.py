@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from axoneme.lib.bpf.errors import BpfError
 from shim.flows.feed import FlowFeed, pump
+from shim.flows.polledring import PolledRing, Ring, open_ring
 from shim.flows.ring import RingReader
 from shim.flows.store import FlowStore
 from tests.bpf import packets
@@ -67,3 +69,38 @@ async def test_events_of_the_kernel_reach_the_store_through_epoll(datapath: Data
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def test_the_portable_reader_gives_the_same_events(datapath: Datapath) -> None:
+    """Every second burst is read by the other reader, from the same ring."""
+    datapath.drain()
+    portable = PolledRing(datapath.maps["axoneme_events"].fd)
+    try:
+        ports: list[int] = []
+        readers: list[Ring] = [portable, datapath.ring, portable, datapath.ring]
+        for reader in readers:
+            send_to_a_locked_endpoint(datapath, 50)
+            ports += [*reader.read(20)["source_port"].tolist(), *reader.read()["source_port"].tolist()]
+            assert len(reader.read()) == 0
+        assert ports == [*range(1000, 1050)] * 4
+        assert portable.unknown_records == 0
+        assert portable.fileno() == datapath.ring.fileno()
+    finally:
+        portable.close()
+
+
+def test_the_reader_is_chosen_by_what_works(datapath: Datapath) -> None:
+    fd = datapath.maps["axoneme_events"].fd
+    assert isinstance(open_ring(fd), RingReader)
+
+    def refusing(_: int) -> RingReader:
+        raise OSError("no ring reader for aarch64: it needs total store order")
+
+    polled = open_ring(fd, bulk=refusing)
+    assert isinstance(polled, PolledRing)
+    polled.close()
+
+
+def test_the_portable_reader_refuses_another_map(datapath: Datapath) -> None:
+    with pytest.raises(BpfError):
+        PolledRing(datapath.maps["axoneme_ep"].fd)

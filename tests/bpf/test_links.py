@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from axoneme.lib.bpf import BpfError, KernelMap, VerifierError
-from axoneme.lib.bpf.features import is_bpffs, probe
+from axoneme.lib.bpf import BpfError, KernelMap, VerifierError, trials
+from axoneme.lib.bpf.create import create_map
+from axoneme.lib.bpf.features import detailed, is_bpffs, probe
 from axoneme.lib.bpf.links import Hook, TcxLink, attached
 from axoneme.lib.bpf.object import BpfObject
 from axoneme.lib.bpf.program import BpfProgram
@@ -49,7 +51,8 @@ def load(pins: Path) -> dict[str, BpfProgram]:
 
 def test_maps_are_reused_by_their_pins(pins: Path) -> None:
     load(pins)
-    assert {path.name for path in pins.iterdir()} == set(layout.MAPS)
+    with BpfObject(object_path()) as opened:
+        assert {path.name for path in pins.iterdir()} == set(opened.map_specs())
     first = KernelMap.open(pins / "axoneme_ipexact")
     first.update(base.address_bytes("10.0.0.1"), layout.IpcacheEntry(5).pack())
     load(pins)
@@ -100,6 +103,30 @@ def test_a_link_is_replaced_by_compare_and_swap(pins: Path, ifindex: int) -> Non
     assert attached(ifindex, Hook.TCX_INGRESS) == []
 
 
+@pytest.mark.parametrize("hook", list(Hook))
+def test_links_run_in_the_order_that_was_asked_for(pins: Path, ifindex: int, hook: Hook) -> None:
+    programs: list[BpfProgram] = []
+    for _ in range(2):  # a hook takes each program once
+        with BpfObject(object_path("overlay.o")) as opened:
+            opened.load(pins=pins)
+            programs += opened.programs().values()
+    one, two, three, four = programs
+    middle = TcxLink.create(one, ifindex=ifindex, hook=hook)
+    last = TcxLink.create(two, ifindex=ifindex, hook=hook)
+    first = TcxLink.create(three, ifindex=ifindex, hook=hook, before=middle)
+    third = TcxLink.create(four, ifindex=ifindex, hook=hook, after=middle)
+    wanted = [link.state().link_id for link in (first, middle, third, last)]
+    assert [found.link_id for found in attached(ifindex, hook)] == wanted
+    other = Hook.TCX_EGRESS if hook is Hook.TCX_INGRESS else Hook.TCX_INGRESS
+    with pytest.raises(BpfError, match="attach"):
+        TcxLink.create(one, ifindex=ifindex, hook=other, after=middle)
+    for link in (first, middle, third, last):
+        assert link.is_alive()
+        link.detach()
+        assert not link.is_alive()
+        link.close()
+
+
 def test_a_link_without_pin_ends_with_its_descriptor(pins: Path, ifindex: int) -> None:
     link = TcxLink.create(load(pins)["axoneme_to_ep"], ifindex=ifindex, hook=Hook.TCX_EGRESS)
     assert len(attached(ifindex, Hook.TCX_EGRESS)) == 1
@@ -119,6 +146,39 @@ def test_open_of_a_missing_pin_names_the_path() -> None:
 
 def test_this_kernel_offers_what_the_datapath_needs(pins: Path) -> None:
     assert probe().missing() == []
+
+
+def test_every_feature_is_told_in_words(pins: Path, tmp_path: Path) -> None:
+    found = detailed(BPFFS)
+    assert {name: text for name, text in found.items() if text != "yes"} == {"kernel": os.uname().release}
+    elsewhere = detailed(tmp_path, tmp_path)
+    assert elsewhere["bpffs"] == f"no bpf file system is mounted at {tmp_path}"
+    assert elsewhere["cgroup2"] == f"{tmp_path} is no cgroup v2"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda: trials.helper(3, 100_000, "Linux 99"), "the kernel is too old: Linux 99"),
+        (lambda: trials.program(1_000), "the kernel refuses programs of this kind: Invalid argument"),
+        (lambda: trials.program(18, 9_999), "the kernel refuses programs of this kind: Invalid argument"),
+    ],
+)
+def test_what_no_kernel_has_is_told_too(answer: Callable[[], str], words: str) -> None:
+    assert answer() == words
+
+
+def test_given_maps_are_used_whatever_their_size(pins: Path) -> None:
+    smaller = create_map(replace(layout.CT, max_entries=512))
+    with BpfObject(object_path()) as opened:
+        opened.load(maps={layout.CT.name: smaller})
+        used = opened.map(layout.CT.name)
+    assert (used.map_id, used.max_entries) == (smaller.map_id, 512)
+    wrong = create_map(replace(layout.CT, value_size=8))
+    with BpfObject(object_path()) as opened, pytest.raises(BpfError, match="axoneme_ct"):
+        opened.load(maps={layout.CT.name: wrong})
+    for held in (smaller, used, wrong):
+        held.close()
 
 
 def test_the_verifier_walks_no_more_than_expected(pins: Path) -> None:

@@ -23,12 +23,14 @@ from shim.flows import record
 from shim.maps import layout
 from tests.bpf import packets as p
 from tests.bpf.harness import PEER, PEER_IDENTITY, POD, Datapath, allow, deny
+from tests.bpf.servicescene import FRONTEND, Services
 from tests.conftest import scaled
 from tests.waiting import eventually_sync
 
 pytestmark = pytest.mark.root
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
+BACKEND = {4: "10.1.9.8", 6: "fd00:10:1:9::8"}
 STRANGER = {4: "192.0.2.77", 6: "2001:db8::77"}
 PORTS = (80, 81, 1000, 1001)
 TCP_FLAGS = (p.SYN, p.SYN | p.ACK, p.ACK, p.ACK, p.ACK, p.ACK | p.FIN, p.RST, p.ACK | p.RST, 0, 0x18)
@@ -52,6 +54,9 @@ def both(datapath: Datapath, long_way: Datapath) -> list[Datapath]:
         one.endpoint()
         for v in (4, 6):
             one.identity(f"{PEER[v]}/{32 if v == 4 else 128}", PEER_IDENTITY)
+            one.identity(f"{BACKEND[v]}/{32 if v == 4 else 128}", PEER_IDENTITY)
+            for protocol in (p.TCP, p.UDP):
+                Services(one).add(FRONTEND[v], protocol, [(BACKEND[v], 80)])
     return pair
 
 
@@ -117,7 +122,9 @@ def damage(rng: random.Random, frame: bytes) -> bytes:
 
 def random_packet(rng: random.Random) -> tuple[Direction, bytes]:
     v, direction = rng.choice((4, 6)), rng.choice((IN, OUT))
-    far = STRANGER[v] if rng.random() < 0.03 else PEER[v]
+    far = rng.choices((PEER[v], STRANGER[v], FRONTEND[v], BACKEND[v]), weights=(80, 3, 9, 8))[0]
+    if far == BACKEND[v] and direction is OUT:
+        far = PEER[v]  # a direct connection on the ports of one to the service would move that, at random
     if rng.random() < 0.02 and v == 6:
         far = "::ffff:10.1.9.9"
     ends = (POD[v], far) if direction is OUT else (far, POD[v])
@@ -152,10 +159,11 @@ def seen(outcome_passed: bool, events: list[Any]) -> tuple[bool, list[tuple[Any,
 
 
 def remembered(datapath: Datapath) -> dict[str, Any]:
-    """Conntrack, fragments and counters, without times."""
+    """Conntrack, translations and fragments, without times."""
     entries = {key.pack(): value.pack()[8:] for key, value in datapath.connections().items()}
     fragments = {key: value[8:] for key, value in datapath.maps["axoneme_frag"].items()}
-    return {"connections": entries, "fragments": fragments}
+    translations = {key: value[:-8] for key, value in datapath.maps["axoneme_nat"].items()}
+    return {"connections": entries, "fragments": fragments, "translations": translations}
 
 
 def counters(datapath: Datapath) -> list[tuple[int, int]]:
@@ -178,9 +186,9 @@ def play(both: list[Datapath], rng: random.Random, run: Callable[[Datapath, Dire
     return passed
 
 
-def whole(one: Datapath, direction: Direction, frame: bytes) -> tuple[bool, list[tuple[Any, ...]]]:
+def whole(one: Datapath, direction: Direction, frame: bytes) -> tuple[Any, ...]:
     outcome = one.receive(frame) if direction is IN else one.send(frame)
-    return seen(outcome.passed, outcome.events)
+    return *seen(outcome.passed, outcome.events), outcome.frame
 
 
 @pytest.mark.parametrize("seed", range(scaled(40, 1_000)))

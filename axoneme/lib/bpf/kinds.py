@@ -19,6 +19,7 @@ class MapKind(IntEnum):
     LRU_HASH = 9
     LPM_TRIE = 11
     HASH_OF_MAPS = 13
+    SOCKHASH = 18
     RINGBUF = 27
 
     @property

@@ -156,7 +156,7 @@ class KernelMap:
         return not result
 
     def items(self) -> list[tuple[bytes, bytes]]:
-        if self.kind is MapKind.HASH_OF_MAPS or self.kind.per_cpu:
+        if self.kind in (MapKind.HASH_OF_MAPS, MapKind.SOCKHASH) or self.kind.per_cpu:
             return self._walk()
         # The cursor is as long as a key in tries and arrays, four bytes in hashes: the larger fits both.
         cursor_in = ctypes.create_string_buffer(max(self.key_size, 8))

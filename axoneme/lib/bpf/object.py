@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -71,12 +72,24 @@ class BpfObject:
                 raise KeyError(name)
             ctypes.memmove(base + offset, value.to_bytes(width, "little"), width)
 
-    def load(self, *, pins: Path | None = None, max_entries: Mapping[str, int] | None = None) -> None:
-        """Loads maps and programs. With `pins`, each map is taken from its pin, or created and pinned."""
+    def constant_names(self) -> set[str]:
+        """The `const volatile` variables that the file has."""
+        return set(self._constants())
+
+    def load(
+        self,
+        *,
+        pins: Path | None = None,
+        max_entries: Mapping[str, int] | None = None,
+        maps: Mapping[str, KernelMap] | None = None,
+    ) -> None:
+        """Loads maps and programs. Maps that are given are used as they are, whatever their size. With
+        `pins`, each other map is taken from its pin, or created and pinned."""
         for name, count in (max_entries or {}).items():
             handle = libbpf().bpf_object__find_map_by_name(self._handle, name.encode())
             if not handle or libbpf().bpf_map__set_max_entries(handle, count):
                 raise KeyError(name)
+        self._use(maps or {})
         reused = self._reuse(pins) if pins is not None else set()
         with _captured() as log:
             result = libbpf().bpf_object__load(self._handle)
@@ -111,6 +124,17 @@ class BpfObject:
                 yield libbpf().bpf_map__name(handle).decode(), handle
             handle = libbpf().bpf_object__next_map(self._handle, handle)
 
+    def _use(self, maps: Mapping[str, KernelMap]) -> None:
+        for name, handle in self._maps():
+            given = maps.get(name)
+            if given is None:
+                continue
+            wanted = replace(_spec_of(name, handle), max_entries=given.max_entries)
+            _check_same(wanted, given, Path(name))
+            result = libbpf().bpf_map__reuse_fd(handle, given.fd)
+            if result:
+                raise BpfError(errno_of(result), "use", name)
+
     def _reuse(self, pins: Path) -> set[str]:
         reused = set()
         for name, handle in self._maps():
@@ -118,7 +142,11 @@ class BpfObject:
             if not path.exists():
                 continue
             pinned = KernelMap.open(path)
-            _check_same(_spec_of(name, handle), pinned, path)
+            try:
+                _check_same(_spec_of(name, handle), pinned, path)
+            except BpfError:
+                pinned.close()
+                raise
             result = libbpf().bpf_map__reuse_fd(handle, pinned.fd)
             pinned.close()  # libbpf keeps a duplicate
             if result:
@@ -170,7 +198,6 @@ def _check_same(wanted: MapSpec, pinned: KernelMap, path: Path) -> None:
     expected = (wanted.kind, wanted.key_size, wanted.value_size, wanted.max_entries, wanted.flags)
     if actual != expected:
         shown = "kind, key, value, max_entries, flags"
-        pinned.close()
         raise BpfError(
             22,
             "reuse",

@@ -12,6 +12,7 @@ from axoneme.lib.bpf.library import errno_of, libbpf
 
 _VERIFIED_INSTRUCTIONS_OFFSET = 216  # of bpf_prog_info.verified_insns (5.16)
 _SKB_CONTEXT_SIZE = 192  # struct __sk_buff
+_SKB_MARK_OFFSET = 8
 _SKB_IFINDEX_OFFSET = 40
 _OUTPUT_SPACE = 512
 
@@ -53,13 +54,14 @@ class _TestRunOptions(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class TestRun:
-    """What a test run answered; `duration_ns` is the mean of one repetition."""
+    """What a test run answered; `duration_ns`: mean of one repetition, `mark`: the packet's afterwards."""
 
     __test__ = False
 
     return_value: int
     data: bytes
     duration_ns: int
+    mark: int = 0
 
 
 class BpfProgram:
@@ -100,11 +102,12 @@ class BpfProgram:
         path.unlink(missing_ok=True)  # bpffs renames, but not over an existing file on kernels before 6.x
         scratch.rename(path)
 
-    def test_run(self, packet: bytes, *, repeat: int = 1, ifindex: int = 0) -> TestRun:
+    def test_run(self, packet: bytes, *, repeat: int = 1, ifindex: int = 0, mark: int = 0) -> TestRun:
         """Runs on `packet` (Ethernet header first). `ifindex`: an interface of this namespace, 0 = lo."""
         output = ctypes.create_string_buffer(len(packet) + _OUTPUT_SPACE)
         context = ctypes.create_string_buffer(_SKB_CONTEXT_SIZE)
         ctypes.c_uint32.from_buffer(context, _SKB_IFINDEX_OFFSET).value = ifindex
+        ctypes.c_uint32.from_buffer(context, _SKB_MARK_OFFSET).value = mark
         options = _TestRunOptions(
             sz=ctypes.sizeof(_TestRunOptions),
             data_in=packet,
@@ -113,13 +116,21 @@ class BpfProgram:
             data_size_out=len(output),
             repeat=repeat,
         )
-        if ifindex:
+        if ifindex or mark:
             options.ctx_in = ctypes.addressof(context)
             options.ctx_size_in = _SKB_CONTEXT_SIZE
+        after = ctypes.create_string_buffer(_SKB_CONTEXT_SIZE)
+        options.ctx_out = ctypes.addressof(after)
+        options.ctx_size_out = _SKB_CONTEXT_SIZE
         result = libbpf().bpf_prog_test_run_opts(self._fd, ctypes.byref(options))
         if result:
             raise BpfError(errno_of(result), "test run", self.name)
-        return TestRun(options.retval, output.raw[: options.data_size_out], options.duration)
+        return TestRun(
+            options.retval,
+            output.raw[: options.data_size_out],
+            options.duration,
+            ctypes.c_uint32.from_buffer(after, _SKB_MARK_OFFSET).value,
+        )
 
     def close(self) -> None:
         if self._fd >= 0:
