@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
 from axoneme.lib import config
 from axoneme.lib.errors import InvalidArgument
 from axoneme.lib.roles import parse_name_roles
+from shim import options
+from shim.maps.layout import SCHEMA_VERSION
+from shim.network import DIRECT, SIZED_MAPS, TUNNEL, NetworkSettings
+from shim.routes import families_without_address
+
+__all__ = ["DIRECT", "KERNEL", "MEMORY", "TUNNEL", "ShimConfig"]
 
 KERNEL, MEMORY = "kernel", "memory"
-DIRECT, TUNNEL = "direct", "tunnel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,9 @@ class ShimConfig:
     trust_domain: str = config.option("", "SPIFFE trust domain; empty means <cluster_name>.mesh")
     internal_ips: tuple[str, ...] = config.option((), "addresses under which other nodes reach this one")
     pod_cidrs: tuple[str, ...] = config.option((), "wanted PodCIDRs; empty takes free blocks of the pools")
+    labels: tuple[str, ...] = config.option(
+        (), "labels of the node, which policies with a nodeSelector go by", metavar="KEY=VALUE"
+    )
     certificate_names: tuple[str, ...] = config.option(
         (),
         "roles of certificates without a SPIFFE id on the Observer API, NAME=ROLE",
@@ -56,6 +63,7 @@ class ShimConfig:
         True, "replace a pod's address by the node's towards destinations outside the clusters"
     )
     native_routing_cidrs: tuple[str, ...] = config.option((), "destinations that are never masqueraded")
+    attach: str = config.option("auto", "how programs are attached: tcx, clsact or auto (tcx if it is there)")
     host_routing: bool = config.option(True, "pass packets between endpoints without the node's stack")
     host_firewall: bool = config.option(False, "enforce policies of the node itself")
     socket_lb: bool = config.option(True, "translate service addresses when a socket connects")
@@ -86,15 +94,61 @@ class ShimConfig:
         if not (colon and port.isdigit() and int(port) <= 65_535):
             raise InvalidArgument.of_field("observer_listen", f"{self.observer_listen!r} is not host:port")
         parse_name_roles(self.certificate_names)
-        for name, values, parse in (
-            ("internal_ips", self.internal_ips, ipaddress.ip_address),
-            ("pod_cidrs", self.pod_cidrs, ipaddress.ip_network),
-        ):
-            for text in values:
-                try:
-                    parse(text)
-                except ValueError as error:
-                    raise InvalidArgument.of_field(name, str(error)) from error
+        options.addresses("internal_ips", self.internal_ips)
+        options.networks("pod_cidrs", self.pod_cidrs)
+        options.networks("native_routing_cidrs", self.native_routing_cidrs)
+        options.one_of("lb_algorithm", self.lb_algorithm, ("random", "maglev"))
+        options.one_of("lb_forwarding", self.lb_forwarding, ("snat", "dsr"))
+        options.in_range("maglev_table_size", self.maglev_table_size, 251, 131_071)
+        options.in_range("health_port", self.health_port, 0, 65_535)
+        options.in_range("cluster_id", self.cluster_id, 0, 255)
+        options.port_range("nat_ports", self.nat_ports)
+        for name in ("health_seconds", "link_check_seconds", "audit_seconds"):
+            if not 0.05 <= getattr(self, name) <= 86_400:
+                raise InvalidArgument.of_field(name, "must be from 0.05 to 86400 seconds")
+        options.labels("labels", self.labels)
+        self._check_families()
+        self.network  # noqa: B018 - checks the options that it is made of
+
+    def _check_families(self) -> None:
+        """Without a tunnel, packets to pods go to the node's address of their family."""
+        if self.routing_mode == TUNNEL or not self.internal_ips:
+            return
+        lost = families_without_address(self.pod_cidrs, self.internal_ips)
+        if lost:
+            raise InvalidArgument.of_field(
+                "pod_cidrs",
+                f"holds {', '.join(lost)}, but internal_ips ({', '.join(self.internal_ips)}) has no address "
+                "of that family: add one, leave the PodCIDR out, or set routing_mode tunnel",
+            )
+
+    @property
+    def node_labels(self) -> tuple[tuple[str, str], ...]:
+        """The option `labels` as sorted pairs."""
+        return tuple(sorted(options.labels("labels", self.labels).items()))
+
+    @property
+    def network(self) -> NetworkSettings:
+        """What the node's network is asked to be. Raises InvalidArgument by the option's name."""
+        return NetworkSettings(
+            routing_mode=self.routing_mode,
+            tunnel_port=self.tunnel_port,
+            uplink=self.uplink,
+            internal_ips=self.internal_ips,
+            mtu=self.mtu,
+            services=bool(self.clustermesh_targets),
+            masquerade=self.masquerade,
+            host_routing=self.host_routing,
+            host_firewall=self.host_firewall,
+            socket_lb=self.socket_lb,
+            cgroup_root=self.cgroup_root,
+            sockmap=self.sockmap,
+            xdp=self.xdp,
+            attach=self.attach,
+            monitor_aggregation=self.monitor_aggregation,
+            health=self.health_port != 0,
+            map_sizes=options.map_sizes("map_sizes", self.map_sizes, SIZED_MAPS),
+        )
 
     @property
     def domain(self) -> str:
@@ -119,4 +173,4 @@ class ShimConfig:
     @property
     def pin_directory(self) -> Path:
         """Where the maps and links of this node are pinned; the last part is the map schema."""
-        return self.bpffs / "axoneme" / self.node_name / "v1"
+        return self.bpffs / "axoneme" / self.node_name / f"v{SCHEMA_VERSION}"

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from axoneme.lib.bpf.kinds import MapKind
 from axoneme.lib.bpf.maps import BpfMap, KernelMap
 from axoneme.lib.bpf.memory import MemoryMap
+from axoneme.lib.errors import FailedPrecondition
 from shim.endpoints import Endpoint, interface_of
-from shim.maps import layout
+from shim.maps import base, layout, lb
+from shim.network import NetworkFacts, NetworkSettings
 from shim.privileged import protocol
 from shim.privileged.client import HelperClient
 from shim.reconciler import Table
@@ -61,8 +64,23 @@ class Datapath(Protocol):
     async def open_policy_map(self, endpoint_id: int) -> BpfMap | None:
         """The inner map that an endpoint has in the kernel; None when it is locked."""
 
+    async def new_maglev_table(self, size: int) -> BpfMap:
+        """An empty inner array of `size` backend numbers."""
+
+    async def open_maglev_table(self, set_id: int) -> BpfMap | None:
+        """The table that a set of backends has in the kernel."""
+
+    async def set_up_network(self, settings: NetworkSettings) -> NetworkFacts:
+        """Devices and programs of the node itself, as asked; removes what is no longer asked for."""
+
+    async def health_listener(self, ips: tuple[str, ...], port: int) -> list[socket.socket]:
+        """Listening sockets inside the namespace of the health endpoint, one for each address."""
+
     async def create_interface(self, endpoint: Endpoint) -> Interface:
         """The endpoint's interface, without traffic yet."""
+
+    async def adopt_interface(self, endpoint: Endpoint) -> Interface:
+        """The node's side of an interface that somebody else made; addresses and routes stay his."""
 
     async def attach(self, endpoint: Endpoint) -> None:
         """Programs, then traffic."""
@@ -109,12 +127,33 @@ class MemoryDatapath:
         """The map that this process put there."""
         return self.memory_maps[layout.POLICY.name].inner(layout.policy_outer_key(endpoint_id))
 
+    async def new_maglev_table(self, size: int) -> BpfMap:
+        """A map of this process."""
+        return MemoryMap(replace(lb.MAGLEV_INNER, max_entries=size))
+
+    async def open_maglev_table(self, set_id: int) -> BpfMap | None:
+        """The map that this process put there."""
+        return self.memory_maps[lb.MAGLEV.name].inner(base.number_key(set_id))
+
+    async def set_up_network(self, settings: NetworkSettings) -> NetworkFacts:
+        """Nothing is there, so nothing is missing either."""
+        return NetworkFacts(endpoint_mtu=settings.mtu)
+
+    async def health_listener(self, ips: tuple[str, ...], port: int) -> list[socket.socket]:  # noqa: ARG002
+        """A simulated node has no health endpoint."""
+        return []
+
     async def create_interface(self, endpoint: Endpoint) -> Interface:
         """Numbers and addresses derived from the endpoint's number."""
         number = endpoint.endpoint_id
         self._interfaces[number] = InterfaceState(ifindex=100_000 + number, attached=False)
         low = f"{number >> 8:02x}:{number & 255:02x}"
         return Interface(interface_of(number), 100_000 + number, f"0a:00:00:01:{low}", f"0a:00:00:02:{low}")
+
+    async def adopt_interface(self, endpoint: Endpoint) -> Interface:
+        """As one of its own, under a foreign name."""
+        made = await self.create_interface(endpoint)
+        return made._replace(interface_name=f"veth{endpoint.endpoint_id}")
 
     async def attach(self, endpoint: Endpoint) -> None:
         """Marks the programs as there."""
@@ -146,9 +185,14 @@ class KernelDatapath:
 
     simulated = False
 
-    def __init__(self, pin_directory: Path, helper: HelperClient) -> None:
+    def __init__(
+        self, pin_directory: Path, helper: HelperClient, settings: NetworkSettings | None = None
+    ) -> None:
         self._pin_directory = pin_directory
         self._helper = helper
+        self._settings = settings or NetworkSettings()
+        self._network: protocol.SetUpNetwork | None = None
+        self._endpoint_mtu = 0
         self.kernel_maps: dict[str, KernelMap] = {}
         self.maps: Mapping[str, BpfMap] = self.kernel_maps
         self.routes: Table[str, str] = RouteTable(helper)
@@ -156,7 +200,7 @@ class KernelDatapath:
     async def start(self) -> None:
         """Raises Unavailable while the helper is not there."""
         await self._call(protocol.SetUpNode())
-        await self._call(protocol.LoadPrograms(replace=False))
+        await self._call(protocol.load_request(self._settings))
         for name in layout.MAPS:
             if name not in self.kernel_maps:
                 self.kernel_maps[name] = KernelMap.open(self._pin_directory / name)
@@ -172,8 +216,32 @@ class KernelDatapath:
 
     async def open_policy_map(self, endpoint_id: int) -> BpfMap | None:
         """The helper turns the id into a descriptor, which needs a capability."""
-        _, fds = await self._call_with_fds(protocol.OpenPolicyMap(endpoint_id=endpoint_id))
+        _, fds = await self._call_with_fds(protocol.OpenPolicyMap(holder=endpoint_id))
         return _only_map(fds) if fds else None
+
+    async def new_maglev_table(self, size: int) -> BpfMap:
+        """Created by the helper, owned by this process."""
+        _, fds = await self._call_with_fds(protocol.CreateMaglevTable(size=size))
+        return _only_map(fds)
+
+    async def open_maglev_table(self, set_id: int) -> BpfMap | None:
+        """As `open_policy_map`."""
+        _, fds = await self._call_with_fds(protocol.OpenMaglevTable(set_id=set_id))
+        return _only_map(fds) if fds else None
+
+    async def set_up_network(self, settings: NetworkSettings) -> NetworkFacts:
+        """What of it is missing is in the answer, with the kernel's reason."""
+        self._network = protocol.network_request(settings)
+        result = await self._call(self._network)
+        attached, repaired = tuple(result.pop("attached")), tuple(result.pop("repaired"))
+        facts = NetworkFacts(**result, attached=attached, repaired=repaired)
+        self._endpoint_mtu = facts.endpoint_mtu
+        return facts
+
+    async def health_listener(self, ips: tuple[str, ...], port: int) -> list[socket.socket]:
+        """Made by the helper, which keeps none of them."""
+        _, fds = await self._call_with_fds(protocol.HealthListener(ips=ips, port=port))
+        return [socket.socket(fileno=fd) for fd in fds]
 
     async def create_interface(self, endpoint: Endpoint) -> Interface:
         """The veth pair, the node's side down."""
@@ -183,6 +251,18 @@ class KernelDatapath:
                 netns=endpoint.netns,
                 interface_name=endpoint.pod_interface,
                 ips=endpoint.ips,
+                mtu=self._endpoint_mtu,
+            )
+        )
+        return Interface(**result)
+
+    async def adopt_interface(self, endpoint: Endpoint) -> Interface:
+        """Found by its peer in the workload's namespace."""
+        result = await self._call(
+            protocol.AdoptInterface(
+                endpoint_id=endpoint.endpoint_id,
+                netns=endpoint.netns,
+                interface_name=endpoint.pod_interface,
             )
         )
         return Interface(**result)
@@ -218,10 +298,25 @@ class KernelDatapath:
         self._helper.close()
 
     async def _call(self, request: protocol.Request) -> dict[str, Any]:
-        return await asyncio.to_thread(self._helper.call, request)
+        result, fds = await self._call_with_fds(request)
+        for fd in fds:
+            os.close(fd)
+        return result
 
     async def _call_with_fds(self, request: protocol.Request) -> tuple[dict[str, Any], list[int]]:
-        return await asyncio.to_thread(self._helper.call_with_fds, request)
+        return await asyncio.to_thread(self._ask, request)
+
+    def _ask(self, request: protocol.Request) -> tuple[dict[str, Any], list[int]]:
+        """A helper that started anew knows no settings: it is told them again, then asked again."""
+        try:
+            return self._helper.call_with_fds(request)
+        except FailedPrecondition as error:
+            if error.reason != "BPF_OBJECTS_MISSING" or isinstance(request, protocol.LoadPrograms):
+                raise
+        self._helper.call(protocol.load_request(self._settings))
+        if self._network is not None and not isinstance(request, protocol.SetUpNetwork):
+            self._helper.call(self._network)
+        return self._helper.call_with_fds(request)
 
 
 def _only_map(fds: list[int]) -> KernelMap:

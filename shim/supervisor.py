@@ -4,8 +4,9 @@
 
 A process that ends is started again: at once after a long life, else after 0.1 s, doubling to 1 s. SIGTERM
 goes to the processes in reverse order of their start, each with its own time to end. Between fork and exec
-the helper keeps only the capabilities of its list, and the shim loses every one. When the supervisor itself
-dies, the kernel ends its children; the kernel's maps and programs go on.
+the helper keeps only the capabilities of its list, and the shim loses every one; then each comes under its
+filter of system calls (`seccomp`), and once it runs, neither starts other programs. When the supervisor
+itself dies, the kernel ends its children; the kernel's maps and programs go on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from shim import privileges
+from shim import privileges, seccomp
 
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, LONG_LIFE_SECONDS = 0.1, 1.0, 10.0
 STOP_SECONDS = 15.0
@@ -42,11 +43,12 @@ HELPER_CAPABILITIES = (privileges.CAP_BPF, privileges.CAP_NET_ADMIN, privileges.
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSpec:
-    """One process of a node, with the capabilities that it keeps."""
+    """One process of a node, with the capabilities that it keeps, and its filter of system calls."""
 
     name: str
     command: tuple[str, ...]
     capabilities: tuple[int, ...] = ()
+    filter_program: bytes = b""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -75,10 +77,12 @@ def node_processes(config_file: Path) -> list[ProcessSpec]:
             *("--bpffs", settings.get("bpffs", "/sys/fs/bpf")),
         ),
         capabilities=HELPER_CAPABILITIES,
+        filter_program=seccomp.helper_program(),
     )
     shim = ProcessSpec(
         name="shim",
         command=(python, "-m", "shim.main", "--config", str(config_file)),
+        filter_program=seccomp.shim_program(),
     )
     return [shim] if settings.get("datapath") == "memory" else [helper, shim]
 
@@ -143,6 +147,7 @@ class Supervisor:
             privileges.keep_only(child.spec.capabilities)
             # Changing credentials clears the parent-death signal.
             privileges.die_with_parent(signal.SIGTERM)
+            seccomp.install(child.spec.filter_program)
 
         child.process = subprocess.Popen(
             child.spec.command,

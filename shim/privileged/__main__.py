@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from axoneme.lib import log
-from shim import privileges
+from shim import privileges, seccomp
+from shim.maps.layout import SCHEMA_VERSION
 from shim.privileged.operations import Operations
 from shim.privileged.server import HelperServer
 
@@ -29,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"node name {arguments.node_name!r} is not a DNS name")
     os.umask(0o077)
     privileges.forbid_dumps()
+    seccomp.forbid_execution()
     log.setup("info")
-    pins = arguments.bpffs / "axoneme" / arguments.node_name / "v1"
+    pins = arguments.bpffs / "axoneme" / arguments.node_name / f"v{SCHEMA_VERSION}"
     operations = Operations(bpffs=arguments.bpffs, pin_directory=pins)
     server = HelperServer(arguments.run_directory / "helper.sock", operations.handlers())
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -13,8 +13,8 @@ from typing import Any
 from axoneme.lib.errors import Unavailable, error_type
 from shim.privileged import protocol
 
-TIMEOUT_SECONDS = 10.0
-MAX_FDS = 4
+TIMEOUT_SECONDS = 30.0
+MAX_FDS = 8
 
 
 class HelperClient:

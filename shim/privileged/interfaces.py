@@ -15,7 +15,6 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -23,27 +22,31 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from axoneme.lib.errors import FailedPrecondition, NotFound
 from shim.endpoints import interface_of
-from shim.privileged import namespaces
+from shim.privileged import namespaces, sysctls
 
 GATEWAY_IPV4, GATEWAY_IPV6 = "169.254.1.1", "fe80::1"
 NODAD = 0x02
-_IFF_UP = 0x01
+IFF_UP = 0x01
 ROUTE_PROTOCOL = 173  # marks the routes of this helper, beside those of people and routing daemons
 
 
-def create(endpoint_id: int, netns: str, interface_name: str, ips: Iterable[str]) -> dict[str, Any]:
-    """Makes the pair and sets up the pod's side; an existing pair is taken over."""
+def create(
+    endpoint_id: int, netns: str, interface_name: str, ips: Iterable[str], mtu: int = 0
+) -> dict[str, Any]:
+    """Makes the pair and sets up the pod's side; an existing pair is taken over. MTU 0: the kernel's."""
     with namespaces.opened(netns) as descriptor, IPRoute() as node, namespaces.netlink_of(descriptor) as pod:
         name = interface_of(endpoint_id)
-        index = _index(node, name)
-        if index is not None and not _pair_of(node, index, pod, interface_name):
+        index = index_of(node, name)
+        if index is not None and not _pair_of(node, index, pod, descriptor, interface_name):
             node.link("del", index=index)  # a leftover whose pod side is gone or belongs to another workload
             index = None
         if index is None:
             index = _add_pair(node, name, descriptor, interface_name)
-        pod_index = _require(pod, interface_name)
-        mac, host_mac = _mac(pod, pod_index), _mac(node, index)
+        pod_index = require(pod, interface_name)
+        mac, host_mac = mac_of(pod, pod_index), mac_of(node, index)
         _prepare_node_side(name)
+        _set_mtu(node, index, mtu)
+        _set_mtu(pod, pod_index, mtu)
         _set_up_pod(pod, pod_index, host_mac, ips)
         return {"interface_name": name, "ifindex": index, "mac": mac, "host_mac": host_mac}
 
@@ -51,7 +54,7 @@ def create(endpoint_id: int, netns: str, interface_name: str, ips: Iterable[str]
 def open_traffic(endpoint_id: int, ips: Iterable[str], mac: str) -> None:
     """Sets the node's side up, with neighbours and host routes. Call it once the programs are attached."""
     with IPRoute() as node:
-        index = _require(node, interface_of(endpoint_id))
+        index = require(node, interface_of(endpoint_id))
         node.link("set", index=index, state="up")
         for text in ips:
             address = ipaddress.ip_address(text)
@@ -70,7 +73,7 @@ def open_traffic(endpoint_id: int, ips: Iterable[str], mac: str) -> None:
 def close_traffic(endpoint_id: int) -> None:
     """Sets the node's side down, which also removes its routes; an absent interface is fine."""
     with IPRoute() as node:
-        index = _index(node, interface_of(endpoint_id))
+        index = index_of(node, interface_of(endpoint_id))
         if index is not None:
             node.link("set", index=index, state="down")
 
@@ -78,7 +81,7 @@ def close_traffic(endpoint_id: int) -> None:
 def delete(endpoint_id: int) -> None:
     """Removes the pair; an absent one is fine."""
     with IPRoute() as node:
-        index = _index(node, interface_of(endpoint_id))
+        index = index_of(node, interface_of(endpoint_id))
         if index is not None:
             node.link("del", index=index)
 
@@ -90,14 +93,14 @@ def listed() -> dict[int, tuple[int, bool]]:
         for link in node.get_links():
             number = str(link.get_attr("IFLA_IFNAME")).removeprefix("axo")
             if number.isdecimal() and link.get_attr("IFLA_IFNAME") == interface_of(int(number)):
-                found[int(number)] = (int(link["index"]), bool(link["flags"] & _IFF_UP))
+                found[int(number)] = (int(link["index"]), bool(link["flags"] & IFF_UP))
         return found
 
 
 def ifindex_of(endpoint_id: int) -> int:
     """Index of the node's side. Raises NotFound."""
     with IPRoute() as node:
-        return _require(node, interface_of(endpoint_id))
+        return require(node, interface_of(endpoint_id))
 
 
 def _add_pair(node: IPRoute, name: str, pod_descriptor: int, interface_name: str) -> int:
@@ -112,28 +115,45 @@ def _add_pair(node: IPRoute, name: str, pod_descriptor: int, interface_name: str
                 reason="INTERFACE_EXISTS",
             ) from error
         raise
-    return _require(node, name)
+    return require(node, name)
 
 
-def _pair_of(node: IPRoute, index: int, pod: IPRoute, interface_name: str) -> bool:
-    """Whether the two ends are each other's peers: each carries the other's index as its link."""
-    pod_index = _index(pod, interface_name)
+def _pair_of(node: IPRoute, index: int, pod: IPRoute, descriptor: int, interface_name: str) -> bool:
+    """Whether the interface is the node's side of the workload's."""
+    pod_index = index_of(pod, interface_name)
     if pod_index is None:
         return False
-    node_link, pod_link = node.get_links(index)[0], pod.get_links(pod_index)[0]
-    return bool(node_link.get_attr("IFLA_LINK") == pod_index and pod_link.get_attr("IFLA_LINK") == index)
+    return are_peers(node, node.get_links(index)[0], descriptor, pod.get_links(pod_index)[0])
+
+
+def are_peers(node: IPRoute, node_link: Any, descriptor: int, pod_link: Any) -> bool:
+    """Whether two ends are each other's: each carries the other's index as its link, and the node's names
+    the workload's namespace; indexes alone are equal by chance. `descriptor`: of that namespace."""
+    if node_link.get_attr("IFLA_LINK") != pod_link["index"]:
+        return False
+    if pod_link.get_attr("IFLA_LINK") != node_link["index"]:
+        return False
+    if pod_link.get_attr("IFLA_LINK_NETNSID") is None:
+        return False  # its other end is beside it
+    number = node.get_netnsid(fd=descriptor)["nsid"]
+    return number is not None and node_link.get_attr("IFLA_LINK_NETNSID") == number
 
 
 def _prepare_node_side(name: str) -> None:
-    """No router advertisements and no waiting for duplicates: the pod knows fe80::1 by neighbour."""
-    ipv6 = Path("/proc/sys/net/ipv6/conf") / name
+    """No router advertisements and no waiting for duplicates: the pod knows fe80::1 by neighbour. Programs
+    check sources, and know which detours a reply may take; the stack's own check does not."""
     for key, value in (("accept_ra", "0"), ("accept_dad", "0")):
-        if (ipv6 / key).exists():
-            (ipv6 / key).write_text(value, encoding="ascii")
+        sysctls.set_for(f"net/ipv6/conf/{name}/{key}", value)
+    sysctls.loosen_reverse_path(name)
+
+
+def _set_mtu(netlink: IPRoute, index: int, mtu: int) -> None:
+    if mtu and netlink.get_links(index)[0].get_attr("IFLA_MTU") != mtu:
+        netlink.link("set", index=index, mtu=mtu)
 
 
 def _set_up_pod(pod: IPRoute, index: int, host_mac: str, ips: Iterable[str]) -> None:
-    loopback = _index(pod, "lo")
+    loopback = index_of(pod, "lo")
     if loopback is not None:
         pod.link("set", index=loopback, state="up")
     pod.link("set", index=index, state="up")
@@ -152,17 +172,17 @@ def _set_up_pod(pod: IPRoute, index: int, host_mac: str, ips: Iterable[str]) -> 
         pod.route("replace", dst="default", gateway=GATEWAY_IPV6, oif=index, family=socket.AF_INET6)
 
 
-def _index(netlink: IPRoute, name: str) -> int | None:
+def index_of(netlink: IPRoute, name: str) -> int | None:
     found = netlink.link_lookup(ifname=name)
     return int(found[0]) if found else None
 
 
-def _require(netlink: IPRoute, name: str) -> int:
-    index = _index(netlink, name)
+def require(netlink: IPRoute, name: str) -> int:
+    index = index_of(netlink, name)
     if index is None:
         raise NotFound(f"interface {name} does not exist", reason="INTERFACE_NOT_FOUND")
     return index
 
 
-def _mac(netlink: IPRoute, index: int) -> str:
+def mac_of(netlink: IPRoute, index: int) -> str:
     return str(netlink.get_links(index)[0].get_attr("IFLA_ADDRESS"))

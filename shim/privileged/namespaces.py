@@ -52,17 +52,24 @@ def _check(descriptor: int, path: str) -> None:
 
 
 @contextlib.contextmanager
-def netlink_of(descriptor: int) -> Iterator[IPRoute]:
-    """A netlink socket of that namespace; the process itself is back home before the block begins."""
+def entered(descriptor: int) -> Iterator[None]:
+    """The block runs inside that namespace: for making sockets, which stay where they were made."""
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _setns(descriptor)
         try:
-            netlink = IPRoute()
+            yield
         finally:
             _setns(home)
     finally:
         os.close(home)
+
+
+@contextlib.contextmanager
+def netlink_of(descriptor: int) -> Iterator[IPRoute]:
+    """A netlink socket of that namespace; the process itself is back home before the block begins."""
+    with entered(descriptor):
+        netlink = IPRoute()
     with netlink:
         yield netlink
 

@@ -15,8 +15,9 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from axoneme.lib import log
+from shim.privileged import overlay, sysctls
 from shim.privileged.interfaces import NODAD, ROUTE_PROTOCOL
-from shim.privileged.protocol import UNREACHABLE
+from shim.privileged.protocol import OVERLAY, UNREACHABLE
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +46,7 @@ def mount_bpffs(path: Path) -> None:
 def switch_forwarding_on() -> None:
     """Lets this network namespace forward; a value that is set already is not written again."""
     for key, value in _SYSCTLS:
-        path = Path("/proc/sys") / key
-        if path.read_text(encoding="ascii").strip() != value:
-            path.write_text(value, encoding="ascii")
+        sysctls.set_for(key, value)
 
 
 def add_router_addresses(ips: Iterable[str]) -> None:
@@ -61,13 +60,17 @@ def add_router_addresses(ips: Iterable[str]) -> None:
             netlink.addr("replace", index=loopback, address=text, prefixlen=address.max_prefixlen, **flags)
 
 
-def set_routes(upserts: Mapping[str, str], removals: Iterable[str]) -> dict[str, str]:
-    """Writes and removes routes; returns prefix → words for those that failed."""
+def set_routes(upserts: Mapping[str, str], removals: Iterable[str], mtu: int = 0) -> dict[str, str]:
+    """Writes and removes routes; returns prefix → words for those that failed. MTU: of overlay routes."""
     faults: dict[str, str] = {}
+    tunnel = overlay.index_of() if OVERLAY in upserts.values() else 0
     with IPRoute() as netlink:
         for cidr, via in upserts.items():
+            if via == OVERLAY and not tunnel:
+                faults[cidr] = f"route to {cidr}: the device of the tunnel, {overlay.NAME}, does not exist"
+                continue
             try:
-                netlink.route("replace", **_route(cidr, via))
+                netlink.route("replace", **_route(cidr, via, tunnel, mtu))
             except NetlinkError as error:
                 faults[cidr] = f"route to {cidr} through {via}: {os.strerror(error.code)}"
         for cidr in removals:
@@ -84,6 +87,7 @@ def set_routes(upserts: Mapping[str, str], removals: Iterable[str]) -> dict[str,
 def list_routes() -> dict[str, str]:
     """Prefix → next hop of the routes that this helper made to PodCIDRs, not to single endpoints."""
     routes: dict[str, str] = {}
+    tunnel = overlay.index_of()
     with IPRoute() as netlink:
         for family in (socket.AF_INET, socket.AF_INET6):
             for message in netlink.get_routes(family=family, proto=ROUTE_PROTOCOL):
@@ -92,13 +96,19 @@ def list_routes() -> dict[str, str]:
                     continue
                 if message["type"] == _TYPE_UNREACHABLE:
                     routes[f"{destination}/{message['dst_len']}"] = UNREACHABLE
+                elif tunnel and message.get_attr("RTA_OIF") == tunnel:
+                    routes[f"{destination}/{message['dst_len']}"] = OVERLAY
                 elif via is not None:
                     routes[f"{destination}/{message['dst_len']}"] = str(ipaddress.ip_address(via))
     return routes
 
 
-def _route(cidr: str, via: str) -> dict[str, object]:
+def _route(cidr: str, via: str, tunnel: int, mtu: int) -> dict[str, object]:
     base = {"dst": cidr, "family": _family(cidr), "proto": ROUTE_PROTOCOL}
+    if via == OVERLAY:
+        metrics = {"metrics": {"mtu": mtu}} if mtu else {}
+        scope = {"scope": "link"} if _family(cidr) == socket.AF_INET else {}
+        return {**base, **scope, **metrics, "oif": tunnel}
     if via == UNREACHABLE:
         return {**base, "type": "unreachable"}
     return {**base, "gateway": via}

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from axoneme.lib.bpf.features import probe
-from shim.privileged import interfaces, node, protocol
+from axoneme.lib.bpf.create import create_map
+from shim.maps import base, layout, lb
+from shim.privileged import health, interfaces, node, probing, protocol
+from shim.privileged.adopted import AdoptedInterfaces
+from shim.privileged.catalogue import ENDPOINT, HOST, PROGRAMS
 from shim.privileged.loader import ProgramLoader
+from shim.privileged.nodenetwork import NodeNetwork
 from shim.privileged.server import Answer
 
 
@@ -19,6 +24,8 @@ class Operations:
     def __init__(self, *, bpffs: Path, pin_directory: Path) -> None:
         self._bpffs = bpffs
         self._loader = ProgramLoader(pin_directory)
+        self._network = NodeNetwork(self._loader, pin_directory)
+        self._adopted = AdoptedInterfaces(pin_directory / "adopted")
 
     def handlers(self) -> dict[type[protocol.Request], Callable[[Any], Answer]]:
         """Request type → what to do."""
@@ -26,9 +33,14 @@ class Operations:
             protocol.Ping: lambda _: Answer(result={"pid": os.getpid()}),
             protocol.SetUpNode: self.set_up_node,
             protocol.LoadPrograms: self.load_programs,
+            protocol.SetUpNetwork: self.set_up_network,
             protocol.CreatePolicyMap: self.create_policy_map,
             protocol.OpenPolicyMap: self.open_policy_map,
+            protocol.CreateMaglevTable: self.create_maglev_table,
+            protocol.OpenMaglevTable: self.open_maglev_table,
+            protocol.HealthListener: self.health_listener,
             protocol.CreateInterface: self.create_interface,
+            protocol.AdoptInterface: self.adopt_interface,
             protocol.AttachEndpoint: self.attach_endpoint,
             protocol.DetachEndpoint: self.detach_endpoint,
             protocol.DeleteInterface: self.delete_interface,
@@ -47,7 +59,12 @@ class Operations:
 
     def load_programs(self, request: protocol.LoadPrograms) -> Answer:
         """Names of the programs."""
-        return Answer(result={"programs": self._loader.load(replace=request.replace)})
+        return Answer(result={"programs": self._loader.load(request)})
+
+    def set_up_network(self, request: protocol.SetUpNetwork) -> Answer:
+        """Parts that cannot be had are part of the answer."""
+        places = {str(number): index for number, (index, _) in self._listed().items()}
+        return Answer(result=self._network.set_up(request, places))
 
     def create_policy_map(self, request: protocol.CreatePolicyMap) -> Answer:  # noqa: ARG002
         """The descriptor leaves with the answer; the helper keeps none."""
@@ -55,46 +72,80 @@ class Operations:
 
     def open_policy_map(self, request: protocol.OpenPolicyMap) -> Answer:
         """No descriptor when the endpoint is locked."""
-        found = self._loader.open_policy_map(request.endpoint_id)
+        key = layout.policy_outer_key(request.holder)
+        found = self._loader.open_inner(layout.POLICY.name, key)
         return Answer(fds=[] if found is None else [found.fd])
+
+    def create_maglev_table(self, request: protocol.CreateMaglevTable) -> Answer:
+        """As `create_policy_map`."""
+        return Answer(fds=[create_map(replace(lb.MAGLEV_INNER, max_entries=request.size)).fd])
+
+    def open_maglev_table(self, request: protocol.OpenMaglevTable) -> Answer:
+        """No descriptor when the set has no table."""
+        found = self._loader.open_inner(lb.MAGLEV.name, base.number_key(request.set_id))
+        return Answer(fds=[] if found is None else [found.fd])
+
+    def health_listener(self, request: protocol.HealthListener) -> Answer:
+        """The sockets leave with the answer."""
+        return Answer(fds=health.listen(self._network.health_name, request.ips, request.port))
 
     def create_interface(self, request: protocol.CreateInterface) -> Answer:
         """The pair, the node's side down."""
-        made = interfaces.create(request.endpoint_id, request.netns, request.interface_name, request.ips)
+        made = interfaces.create(
+            request.endpoint_id, request.netns, request.interface_name, request.ips, request.mtu
+        )
+        return Answer(result=made)
+
+    def adopt_interface(self, request: protocol.AdoptInterface) -> Answer:
+        """Nothing is changed yet."""
+        made = self._adopted.adopt(request.endpoint_id, request.netns, request.interface_name)
         return Answer(result=made)
 
     def attach_endpoint(self, request: protocol.AttachEndpoint) -> Answer:
-        """Programs first, traffic after."""
-        self._loader.attach(request.endpoint_id, interfaces.ifindex_of(request.endpoint_id))
-        interfaces.open_traffic(request.endpoint_id, request.ips, request.mac)
+        """Programs first, traffic after; an adopted interface has its traffic already."""
+        adopted = self._adopted.index_of(request.endpoint_id)
+        index = adopted or interfaces.ifindex_of(request.endpoint_id)
+        self._loader.attach(str(request.endpoint_id), index, self._network.endpoint_programs())
+        if adopted is None:
+            interfaces.open_traffic(request.endpoint_id, request.ips, request.mac)
         return Answer()
 
     def detach_endpoint(self, request: protocol.DetachEndpoint) -> Answer:
-        """Link down; the programs stay until the interface goes."""
-        interfaces.close_traffic(request.endpoint_id)
+        """Link down; the programs stay until the interface goes. An adopted one's programs drop everything
+        once the endpoint is not in their map."""
+        if self._adopted.index_of(request.endpoint_id) is None:
+            interfaces.close_traffic(request.endpoint_id)
         return Answer()
 
     def delete_interface(self, request: protocol.DeleteInterface) -> Answer:
-        """The interface before its programs: it is never up without them."""
-        interfaces.delete(request.endpoint_id)
-        self._loader.detach(request.endpoint_id)
+        """The interface before its programs: it is never up without them. An adopted one is given back."""
+        adopted = self._adopted.index_of(request.endpoint_id)
+        if adopted is None:
+            interfaces.delete(request.endpoint_id)
+        names = [*PROGRAMS[ENDPOINT], *PROGRAMS[HOST]]
+        self._loader.places.detach(str(request.endpoint_id), adopted or 0, names)
+        self._adopted.forget(request.endpoint_id)
         return Answer()
 
     def list_interfaces(self, request: protocol.ListInterfaces) -> Answer:  # noqa: ARG002
         """With what the kernel says about the programs on each."""
         found = {
-            str(number): {"ifindex": index, "attached": up and self._loader.whole(number, index)}
-            for number, (index, up) in interfaces.listed().items()
+            str(number): {"ifindex": index, "attached": up and self._is_whole(number, index)}
+            for number, (index, up) in self._listed().items()
         }
         return Answer(result={"interfaces": found})
 
     def set_routes(self, request: protocol.SetRoutes) -> Answer:
         """Faults are part of the answer."""
-        return Answer(result={"faults": node.set_routes(request.upserts, request.removals)})
+        return Answer(result={"faults": node.set_routes(request.upserts, request.removals, request.mtu)})
 
     def probe_features(self, request: protocol.ProbeFeatures) -> Answer:  # noqa: ARG002
-        """`yes`, `no`, or a version."""
-        found = probe(self._bpffs)
-        names = [name for name in found.__dataclass_fields__ if name != "kernel"]
-        features = {name: "yes" if getattr(found, name) else "no" for name in names}
-        return Answer(result={"features": {"kernel": found.kernel, **features}})
+        """`yes`, or the reason why not."""
+        known = self._network
+        return Answer(result={"features": probing.probe(self._bpffs, known.cgroup_root, known.uplink)})
+
+    def _listed(self) -> dict[int, tuple[int, bool]]:
+        return interfaces.listed() | self._adopted.listed()
+
+    def _is_whole(self, endpoint_id: int, index: int) -> bool:
+        return self._loader.places.holds(str(endpoint_id), index, self._network.endpoint_programs())

@@ -8,22 +8,18 @@ are never part of a request; the helper knows its node. Standard library and the
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from axoneme.lib.errors import InvalidArgument
+from shim.network import ATTACH_AUTO, DIRECT, XDP_OFF, NetworkSettings
+from shim.privileged import fields
 
 MAX_PACKET_BYTES = 196_608
-MAX_ROUTES = 1_000
-MAX_ADDRESSES = 8
-UNREACHABLE = "unreachable"
-
-_NETNS = re.compile(r"/(?:var/)?run/netns/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|/proc/[1-9][0-9]{0,9}/ns/net")
-_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+MAX_ROUTES = fields.MAX_ROUTES
+UNREACHABLE, OVERLAY = fields.UNREACHABLE, fields.OVERLAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +46,39 @@ class SetUpNode(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPrograms(Request):
-    """Load the datapath object, reuse pinned maps, replace attached programs in place.
+    """Load the datapath objects in use, reuse pinned maps, replace attached programs in place.
 
-    Without `replace` nothing is done when the helper has loaded this very object over these maps.
+    Without `replace` nothing is done when the helper has loaded these very objects over these maps, with
+    these settings. `map_sizes`: entries of maps that differ from the default.
     """
 
     op: ClassVar[str] = "load_programs"
     replace: bool = True
+    map_sizes: Mapping[str, int] = field(default_factory=dict)
+    tunnel_port: int = 8472
+    monitor_aggregation: str = "medium"
+    attach: str = ATTACH_AUTO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetUpNetwork(Request):
+    """Make the devices and attach the programs of the node that the settings ask for; remove the others."""
+
+    op: ClassVar[str] = "set_up_network"
+    routing_mode: str = DIRECT
+    tunnel_port: int = 8472
+    uplink: str = ""
+    internal_ips: tuple[str, ...] = ()
+    mtu: int = 0
+    services: bool = False
+    masquerade: bool = False
+    host_firewall: bool = False
+    socket_lb: bool = False
+    cgroup_root: str = ""
+    sockmap: bool = False
+    xdp: str = XDP_OFF
+    attach: str = ATTACH_AUTO
+    health: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,21 +90,60 @@ class CreatePolicyMap(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenPolicyMap(Request):
-    """Descriptor of the inner policy map that an endpoint has now; none when it is locked."""
+    """Descriptor of the inner policy map that an endpoint, or the host (0), has now; none without one."""
 
     op: ClassVar[str] = "open_policy_map"
-    endpoint_id: int
+    holder: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateMaglevTable(Request):
+    """Make an empty table of so many elements; its descriptor comes with the answer."""
+
+    op: ClassVar[str] = "create_maglev_table"
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenMaglevTable(Request):
+    """Descriptor of the table that a set of backends has now, if any."""
+
+    op: ClassVar[str] = "open_maglev_table"
+    set_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthListener(Request):
+    """Sockets that listen inside the health endpoint's namespace, one an address, in this order."""
+
+    op: ClassVar[str] = "health_listener"
+    ips: tuple[str, ...]
+    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateInterface(Request):
-    """Make the veth pair of an endpoint, the node's side down; an equal pair is taken as it is."""
+    """Make the veth pair of an endpoint, the node's side down; an equal pair is taken as it is.
+
+    An MTU of 0 leaves the kernel's.
+    """
 
     op: ClassVar[str] = "create_interface"
     endpoint_id: int
     netns: str
     interface_name: str
     ips: tuple[str, ...]
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptInterface(Request):
+    """Take the node's side of an existing interface of a workload; only programs will be put on it."""
+
+    op: ClassVar[str] = "adopt_interface"
+    endpoint_id: int
+    netns: str
+    interface_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +181,15 @@ class ListInterfaces(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRoutes(Request):
-    """Write and remove routes to PodCIDRs; a next hop is an address or `unreachable`."""
+    """Write and remove routes to PodCIDRs; a next hop is an address, `overlay` or `unreachable`.
+
+    An MTU other than 0 goes to the routes through the overlay device.
+    """
 
     op: ClassVar[str] = "set_routes"
     upserts: Mapping[str, str]
     removals: tuple[str, ...]
+    mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +212,14 @@ REQUESTS: Mapping[str, type[Request]] = {
         Ping,
         SetUpNode,
         LoadPrograms,
+        SetUpNetwork,
         CreatePolicyMap,
         OpenPolicyMap,
+        CreateMaglevTable,
+        OpenMaglevTable,
+        HealthListener,
         CreateInterface,
+        AdoptInterface,
         AttachEndpoint,
         DetachEndpoint,
         DeleteInterface,
@@ -161,10 +231,27 @@ REQUESTS: Mapping[str, type[Request]] = {
 }
 
 
+def load_request(settings: NetworkSettings) -> LoadPrograms:
+    """The request to load what a node's settings say, unless it is loaded already."""
+    return LoadPrograms(
+        replace=False,
+        map_sizes=settings.map_sizes,
+        tunnel_port=settings.tunnel_port if settings.tunnel else 0,
+        monitor_aggregation=settings.monitor_aggregation,
+        attach=settings.attach,
+    )
+
+
+def network_request(settings: NetworkSettings) -> SetUpNetwork:
+    """The request to make a node's network as its settings say."""
+    names = [name for name in SetUpNetwork.__dataclass_fields__ if name != "op"]
+    return SetUpNetwork(**{name: getattr(settings, name) for name in names})
+
+
 def encode(request: Request) -> bytes:
     """The packet of a request."""
-    fields = {name: _plain(getattr(request, name)) for name in request.__dataclass_fields__ if name != "op"}
-    return json.dumps({"op": request.op, "args": fields}).encode()
+    args = {name: _plain(getattr(request, name)) for name in request.__dataclass_fields__ if name != "op"}
+    return json.dumps({"op": request.op, "args": args}).encode()
 
 
 def decode(packet: bytes) -> Request:
@@ -193,100 +280,36 @@ def _plain(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _endpoint_id(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_535:
-        raise InvalidArgument.of_field(name, "must be a number from 1 to 65535")
-    return value
+check_netns, check_interface = fields.netns, fields.interface
 
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidArgument.of_field(name, "must be true or false")
-    return value
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidArgument.of_field(name, "must be text")
-    return value
-
-
-def check_netns(name: str, value: Any) -> str:
-    """A path that can only be a network namespace by its name; what it opens to is checked again."""
-    if not _NETNS.fullmatch(_text(name, value)):
-        raise InvalidArgument.of_field(name, "must be /run/netns/NAME or /proc/PID/ns/net")
-    return str(value)
-
-
-def check_interface(name: str, value: Any) -> str:
-    """An interface name as the kernel takes it, without anything that a path or a format could mean."""
-    if not _INTERFACE.fullmatch(_text(name, value)):
-        raise InvalidArgument.of_field(name, "must be 1-15 letters, digits, '_', '.' or '-'")
-    return str(value)
-
-
-def _mac(name: str, value: Any) -> str:
-    if not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", _text(name, value)):
-        raise InvalidArgument.of_field(name, "must be six lower-case hexadecimal bytes with colons")
-    return str(value)
-
-
-def _ip(name: str, value: Any) -> str:
-    try:
-        parsed = ipaddress.ip_address(_text(name, value))
-    except ValueError as error:
-        raise InvalidArgument.of_field(name, "must be an IPv4 or IPv6 address") from error
-    if parsed.is_multicast or parsed.is_loopback or parsed.is_unspecified or parsed.is_link_local:
-        raise InvalidArgument.of_field(name, f"{parsed} is not an address of a workload or a node")
-    return str(parsed)
-
-
-def _ips(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > MAX_ADDRESSES:
-        raise InvalidArgument.of_field(name, f"must be a list of at most {MAX_ADDRESSES} addresses")
-    return tuple(_ip(name, one) for one in value)
-
-
-def _cidr(name: str, value: Any) -> str:
-    try:
-        network = ipaddress.ip_network(_text(name, value))
-    except ValueError as error:
-        raise InvalidArgument.of_field(
-            name, "must be a prefix without host bits, such as 10.0.1.0/24"
-        ) from error
-    if network.prefixlen < 8:
-        raise InvalidArgument.of_field(name, f"{network} is wider than any PodCIDR")
-    if network.is_multicast or network.is_loopback or network.is_link_local:
-        raise InvalidArgument.of_field(name, f"{network} is not a PodCIDR")
-    return str(network)
-
-
-def _routes(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or len(value) > MAX_ROUTES:
-        raise InvalidArgument.of_field(name, f"must be an object with at most {MAX_ROUTES} prefixes")
-    routes = {}
-    for cidr, via in value.items():
-        network = _cidr(name, cidr)
-        routes[network] = UNREACHABLE if via == UNREACHABLE else _ip(name, via)
-        if via != UNREACHABLE and (":" in network) != (":" in routes[network]):
-            raise InvalidArgument.of_field(name, f"{network} and {routes[network]} are of different families")
-    return routes
-
-
-def _cidrs(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > MAX_ROUTES:
-        raise InvalidArgument.of_field(name, f"must be a list of at most {MAX_ROUTES} prefixes")
-    return tuple(_cidr(name, one) for one in value)
-
-
-_CHECKS: Mapping[str, Any] = {
-    "replace": _flag,
-    "router_ips": _ips,
-    "endpoint_id": _endpoint_id,
-    "netns": check_netns,
-    "interface_name": check_interface,
-    "ips": _ips,
-    "mac": _mac,
-    "upserts": _routes,
-    "removals": _cidrs,
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "replace": fields.flag,
+    "map_sizes": fields.map_sizes,
+    "monitor_aggregation": fields.aggregation,
+    "router_ips": fields.ips,
+    "endpoint_id": fields.endpoint_id,
+    "holder": fields.holder,
+    "set_id": fields.set_id,
+    "size": fields.table_size,
+    "netns": fields.netns,
+    "interface_name": fields.interface,
+    "ips": fields.ips,
+    "port": fields.port,
+    "mac": fields.mac,
+    "mtu": fields.mtu,
+    "upserts": fields.routes,
+    "removals": fields.cidrs,
+    "routing_mode": fields.routing_mode,
+    "tunnel_port": fields.port_or_zero,
+    "uplink": fields.interface_or_empty,
+    "internal_ips": fields.ips,
+    "services": fields.flag,
+    "masquerade": fields.flag,
+    "host_firewall": fields.flag,
+    "socket_lb": fields.flag,
+    "cgroup_root": fields.folder_or_empty,
+    "sockmap": fields.flag,
+    "xdp": fields.xdp,
+    "attach": fields.attach,
+    "health": fields.flag,
 }

@@ -201,10 +201,10 @@ def test_policy_map_travels_as_a_descriptor(lab: NodeLab, helper: HelperClient) 
     _, fds = helper.call_with_fds(protocol.CreatePolicyMap())
     inner = KernelMap(fds[0])
     assert inner.max_entries == layout.POLICY_INNER.max_entries
-    assert helper.call_with_fds(protocol.OpenPolicyMap(endpoint_id=9))[1] == []
+    assert helper.call_with_fds(protocol.OpenPolicyMap(holder=9))[1] == []
     outer = KernelMap.open(lab.pins / layout.POLICY.name)
     outer.set_inner(layout.policy_outer_key(9), inner)
-    _, fds = helper.call_with_fds(protocol.OpenPolicyMap(endpoint_id=9))
+    _, fds = helper.call_with_fds(protocol.OpenPolicyMap(holder=9))
     assert KernelMap(fds[0]).map_id == inner.map_id
     outer.delete(layout.policy_outer_key(9))
 

@@ -16,8 +16,27 @@ GOOD: list[protocol.Request] = [
     protocol.Ping(),
     protocol.SetUpNode(router_ips=("10.1.0.1", "fd00:10:1::1")),
     protocol.LoadPrograms(),
+    protocol.LoadPrograms(map_sizes={"axoneme_ct": 4096}, tunnel_port=0, attach="clsact"),
+    protocol.SetUpNetwork(),
+    protocol.SetUpNetwork(
+        routing_mode="tunnel",
+        tunnel_port=4789,
+        uplink="eth0",
+        internal_ips=("192.0.2.1", "2001:db8::1"),
+        mtu=1400,
+        services=True,
+        host_firewall=True,
+        socket_lb=True,
+        cgroup_root="/sys/fs/cgroup/unified/kube.slice",
+        xdp="native",
+        health=True,
+    ),
+    protocol.CreateMaglevTable(size=16_381),
+    protocol.OpenMaglevTable(set_id=7),
+    protocol.HealthListener(ips=("10.1.0.9", "fd00::9"), port=4240),
+    protocol.AdoptInterface(endpoint_id=8, netns="/run/netns/a", interface_name="eth0"),
     protocol.CreatePolicyMap(),
-    protocol.OpenPolicyMap(endpoint_id=7),
+    protocol.OpenPolicyMap(holder=7),
     protocol.CreateInterface(
         endpoint_id=7, netns="/run/netns/a-b.c", interface_name="eth0", ips=("10.1.0.2",)
     ),
@@ -29,6 +48,7 @@ GOOD: list[protocol.Request] = [
     protocol.SetRoutes(
         upserts={"10.2.0.0/24": "192.0.2.1", "fd00::/64": "unreachable"}, removals=("10.3.0.0/24",)
     ),
+    protocol.SetRoutes(upserts={"10.2.0.0/24": "overlay", "fd00::/64": "overlay"}, removals=(), mtu=1400),
     protocol.ListRoutes(),
     protocol.ProbeFeatures(),
 ]
@@ -43,7 +63,7 @@ def test_every_request_is_tried_above() -> None:
     assert {type(one) for one in GOOD} == set(protocol.REQUESTS.values())
 
 
-CREATE = {"endpoint_id": 7, "netns": "/run/netns/a", "interface_name": "eth0", "ips": ["10.1.0.2"]}
+CREATE = {"endpoint_id": 7, "netns": "/run/netns/a", "interface_name": "eth0", "ips": ["10.1.0.2"], "mtu": 0}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +114,73 @@ def test_bad_fields_are_named(field: str, value: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
         protocol.decode(packet)
     assert caught.value.violations[0].field == field
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "values"),
+    [
+        ("set_up_network", "routing_mode", ["", "vxlan", "DIRECT", None, 1, ["tunnel"]]),
+        ("set_up_network", "tunnel_port", [-1, 65_536, True, "8472", 1.5, None]),
+        ("set_up_network", "uplink", ["a" * 16, "../eth0", "eth0\n", "a b", None, 0, "-x", "é"]),
+        (
+            "set_up_network",
+            "internal_ips",
+            ["10.0.0.1", ["::"], ["127.0.0.1"], ["fe80::1"], ["x"], [4], None],
+        ),
+        ("set_up_network", "mtu", [-1, 1, 1279, 65_536, True, False, "1500", None, 1500.0]),
+        *(
+            ("set_up_network", name, [None, 0, 1, "true", []])
+            for name in ("services", "masquerade", "host_firewall", "socket_lb", "sockmap", "health")
+        ),
+        (
+            "set_up_network",
+            "cgroup_root",
+            ["relative", "/", "/a/../b", "/a/./b", "/a//b", "/a\0", "/a\n", "/.hidden", "/a" * 17, None, 0],
+        ),
+        ("set_up_network", "xdp", ["", "on", "offload", None, 2]),
+        ("set_up_network", "attach", ["", "tc", "TCX", None, 1]),
+        (
+            "load_programs",
+            "map_sizes",
+            [
+                None,
+                [],
+                {"axoneme_ct": 0},
+                {"axoneme_ct": -5},
+                {"axoneme_ct": True},
+                {"axoneme_ct": "9"},
+                {"axoneme_ct": 1 << 25},
+                {"axoneme_events": 4096},
+                {"axoneme_node": 2},
+                {"axoneme_policy": 2},
+                {"/etc/passwd": 4},
+            ],
+        ),
+        ("load_programs", "monitor_aggregation", ["", "all", None, 3]),
+        ("load_programs", "replace", [0, "yes", None]),
+        ("create_maglev_table", "size", [0, -1, 131_072, True, "251", None]),
+        ("open_maglev_table", "set_id", [-1, 1 << 32, True, "1", None]),
+        ("health_listener", "port", [0, 65_536, True, "80", None]),
+        ("health_listener", "ips", ["10.0.0.1", ["127.0.0.1"], ["::1"], ["10.0.0.1"] * 9, None]),
+        ("adopt_interface", "endpoint_id", [0, 65_536, True, "7"]),
+        ("adopt_interface", "netns", ["/etc/passwd", "/run/netns/../x", "/proc/self/ns/net", 7]),
+        ("adopt_interface", "interface_name", ["", "a/b", "a" * 16, "..", "eth0\n"]),
+        ("set_routes", "mtu", [-1, 20, True, None]),
+        ("create_interface", "mtu", [-1, 20, True, None]),
+        (
+            "set_routes",
+            "upserts",
+            [{"10.2.0.0/24": "Overlay"}, {"10.2.0.0/24": 7}, {"10.2.0.0/24": ["overlay"]}],
+        ),
+    ],
+)
+def test_hostile_fields_of_every_request_are_named(kind: str, field: str, values: list[Any]) -> None:
+    good = json.loads(protocol.encode(next(one for one in GOOD if one.op == kind)))
+    for value in values:
+        good["args"][field] = value
+        with pytest.raises(InvalidArgument) as caught:
+            protocol.decode(json.dumps(good).encode())
+        assert caught.value.violations[0].field == field, value
 
 
 @pytest.mark.parametrize(
