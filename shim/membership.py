@@ -1,4 +1,4 @@
-"""This node's place in the cluster: registration, lease, and the declaration of its endpoints.
+"""This node's place in the cluster: registration, lease, health addresses, declaration of its endpoints.
 
 At every (re)connection of the ipcache stream the whole is declared again: the node, a reference to each
 identity, and all addresses (complete, so that whatever else the service holds for this node is withdrawn).
@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from axoneme.lib import identities, log
-from axoneme.lib.errors import AxonemeError, NotFound
+from axoneme.lib.errors import AxonemeError, NotFound, PoolExhausted
 from shim.datapath import Datapath
 from shim.endpoints import EndpointState
 from shim.ipam import Ipam
 from shim.ipcache import Rank
 from shim.nodeipcache import NodeIpcache
-from shim.routes import NodeEntry
+from shim.routes import NodeEntry, families_without_address
 from shim.services import ControlPlane
 from shim.workloads import Workloads
 
@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.5, 2.0)
 UNREGISTERED_POLL_SECONDS = 1.0
+MAX_FEATURE_TEXT = 256
+HEALTH_OWNER = 0
+"""The health endpoint among the owners of addresses, which are endpoint numbers from 1."""
+HEALTH_SOURCE = "health"
+"""Who speaks for its addresses in the ipcache."""
 
 
 class Membership:
@@ -45,8 +50,12 @@ class Membership:
         checkpoint: Callable[[], None],
         rng: random.Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        health: bool = False,
+        tunnel: bool = False,
     ) -> None:
+        """`health`: the node has a health endpoint, which takes an address of each family."""
         self.node = node
+        self._health, self._tunnel = health, tunnel
         self.registered = False
         self.problem = "not registered with the identity service yet"
         self._services = services
@@ -72,6 +81,9 @@ class Membership:
                 registration = await self._services.register(self.node)
                 self._lease_ttl_seconds = registration.lease_ttl_seconds
                 await self.take_over(registration.node)
+                self.choose_health_ips()
+                if self.node.health_ips != registration.node.health_ips:
+                    await self._services.register(self.node)
                 await self._declare_endpoints()
             except AxonemeError as error:
                 self.problem = f"this node cannot be declared: {error.message}"
@@ -92,6 +104,7 @@ class Membership:
                         "endpoint lies outside the node's PodCIDRs",
                         extra={log.ENDPOINT: endpoint.endpoint_id, log.ADDRESS: outside},
                     )
+            ipam.adopt(HEALTH_OWNER, [ip for ip in self.node.health_ips if ip in ipam])
             self._workloads.ipam = ipam
         self.node = replace(self.node, pod_cidrs=node.pod_cidrs, router_ips=node.router_ips)
         await self._datapath.set_up_node(node.router_ips)
@@ -100,9 +113,51 @@ class Membership:
         self._ipcache.put_addresses(Rank.HOST, "", identities.HOST, host_ips)
         self._ipcache.commit()
 
+    def choose_health_ips(self) -> None:
+        """Keeps the health endpoint's addresses, or takes free ones: call it after those of endpoints."""
+        ipam, held = self._workloads.ipam, self.node.health_ips
+        if not self._health:
+            held = ()
+        elif len(held) < ipam.families or not all(ip in ipam for ip in held):
+            ipam.release(HEALTH_OWNER)
+            held = self._free_addresses(ipam)
+        else:
+            ipam.adopt(HEALTH_OWNER, held)  # an endpoint of an earlier life had taken them for its number
+        self.node = replace(self.node, health_ips=held)
+        self._ipcache.put_addresses(Rank.NODE, HEALTH_SOURCE, identities.HEALTH, held)
+        self._ipcache.commit()
+
+    def _free_addresses(self, ipam: Ipam) -> tuple[str, ...]:
+        try:
+            return ipam.allocate(HEALTH_OWNER)
+        except PoolExhausted as error:
+            logger.warning("no address for the health endpoint", extra={log.ERROR: log.clip(error)})
+            return ()
+
+    async def set_features(self, features: Mapping[str, str]) -> None:
+        """What the kernel can do goes into the registry."""
+        found = tuple(sorted((name, value[:MAX_FEATURE_TEXT]) for name, value in features.items()))
+        if found == self.node.features:
+            return
+        self.node = replace(self.node, features=found)
+        if self.registered:
+            await self._declared()
+
+    def problems(self) -> list[str]:
+        """PodCIDRs that other nodes cannot reach, in words."""
+        if self._tunnel or not self.node.internal_ips:
+            return []
+        lost = families_without_address(self.node.pod_cidrs, self.node.internal_ips)
+        return [
+            f"PodCIDR {cidr} has no route from other nodes: internal_ips has no address of its family; "
+            "add one, or set routing_mode tunnel"
+            for cidr in lost
+        ]
+
     async def _declare_endpoints(self) -> None:
         """References to identities hang on the lease as addresses do."""
-        living = [e for e in self._workloads.endpoints if e.state is not EndpointState.TERMINATING]
+        endpoints = [e for e in self._workloads.endpoints if not e.is_own]
+        living = [e for e in endpoints if e.state is not EndpointState.TERMINATING]
         number_by_labels = {}
         for labels in {endpoint.labels for endpoint in living}:
             number_by_labels[labels] = await self._services.allocate_identity(labels, "")
@@ -112,7 +167,8 @@ class Membership:
         published = [
             e for e in self._workloads.endpoints if e.published and e.state is not EndpointState.TERMINATING
         ]
-        await self._services.publish(published, self.host_ip(), complete=True)
+        publishable = self._workloads.publishable(published)
+        await self._services.publish(publishable, self.host_ip(), complete=True)
         await self._workloads.retry_releases()
 
     def host_ip(self) -> str:

@@ -1,9 +1,14 @@
 """Takes the node stream: routes to other nodes' pods, identities of nodes and of their PodCIDRs, peers for
-Hubble."""
+Hubble.
+
+With a tunnel, everything inside a node's PodCIDRs has that node as its tunnel endpoint; without one nothing
+has, since the network carries it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Callable, Collection, Mapping
 
 from axoneme.lib import identities
@@ -25,6 +30,8 @@ class NodeSink:
         routes: Table[str, str],
         clock: Callable[[], float],
         on_change: Callable[[Mapping[str, NodeEntry]], None],
+        tunnel: bool = False,
+        own_ips: tuple[str, ...] = (),
     ) -> None:
         self.nodes: dict[str, NodeEntry] = {}
         self.routes = Reconciler("routes", routes, clock=clock)
@@ -33,6 +40,8 @@ class NodeSink:
         self._own_cidrs: tuple[str, ...] = ()
         self._ipcache = ipcache
         self._on_change = on_change
+        self._tunnel = tunnel
+        self._own_families = [ipaddress.ip_address(ip).version for ip in own_ips] or [4, 6]
         self._lock = asyncio.Lock()
 
     async def load(self) -> None:
@@ -83,7 +92,7 @@ class NodeSink:
         for key, node in self.nodes.items():
             names = [
                 *map(canonical, node.pod_cidrs),
-                *map(host_prefix, (*node.internal_ips, *node.router_ips)),
+                *map(host_prefix, (*node.internal_ips, *node.router_ips, *node.health_ips)),
             ]
             fault = next((faults[name] for name in names if name in faults), None)
             if fault is not None:
@@ -91,7 +100,8 @@ class NodeSink:
         return found
 
     async def _write_routes(self, *, prune: bool) -> None:
-        wanted = desired_routes(self.nodes.values(), self._own_key, self._own_cidrs)
+        nodes = list(self.nodes.values())
+        wanted = desired_routes(nodes, self._own_key, self._own_cidrs, tunnel=self._tunnel)
         async with self._lock:
             self.routes.put(
                 {cidr: via for cidr, via in wanted.items() if self.routes.desired.get(cidr) != via}
@@ -104,13 +114,12 @@ class NodeSink:
     def _speak(self, node: NodeEntry) -> None:
         """What a node says about prefixes: its addresses, and its pools as the fallback `unmanaged`."""
         merge, own = self._ipcache.merge, node.key == self._own_key
-        tunnel = "" if own else node.address_for(4) or node.address_for(6) or ""
+        tunnel = "" if own else self._tunnel_endpoint(node)
         if not own:
-            statements = {}
-            for ip in node.internal_ips:
-                statements[host_prefix(ip)] = _of_node(node, "")
-            for ip in node.router_ips:
-                statements[host_prefix(ip)] = _of_node(node, tunnel)
+            said = [(ip, identities.REMOTE_NODE, "") for ip in node.internal_ips]
+            said += [(ip, identities.REMOTE_NODE, tunnel) for ip in node.router_ips]
+            said += [(ip, identities.HEALTH, tunnel) for ip in node.health_ips]
+            statements = {host_prefix(ip): _of_node(node, number, via) for ip, number, via in said}
             merge.replace(Rank.NODE, node.key, statements)
         pools = {}
         for cidr in node.pod_cidrs:
@@ -118,11 +127,18 @@ class NodeSink:
             pools[canonical(cidr)] = Contribution(rank=Rank.POD_CIDR, source=node.key, value=value)
         merge.replace(Rank.POD_CIDR, node.key, pools)
 
+    def _tunnel_endpoint(self, node: NodeEntry) -> str:
+        """The node's address in a family that both have, IPv4 first; empty without a tunnel."""
+        if not self._tunnel:
+            return ""
+        found = (node.address_for(version) for version in (4, 6) if version in self._own_families)
+        return next((address for address in found if address), "")
+
     def _silence(self, key: str) -> None:
         for rank in (Rank.NODE, Rank.POD_CIDR):
             self._ipcache.merge.replace(rank, key, {})
 
 
-def _of_node(node: NodeEntry, tunnel: str) -> Contribution:
-    value = IpcacheValue(identity=identities.REMOTE_NODE, tunnel_endpoint=tunnel)
+def _of_node(node: NodeEntry, identity: int, tunnel: str) -> Contribution:
+    value = IpcacheValue(identity=identity, tunnel_endpoint=tunnel)
     return Contribution(rank=Rank.NODE, source=node.key, value=value)

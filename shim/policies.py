@@ -1,7 +1,7 @@
-"""Takes the policy stream: each subject's mapstate into the maps of its endpoints.
+"""Takes the policy stream: each subject's mapstate into the maps of its holders, endpoints and the host.
 
     SubjectPolicy ─► prefixes that it names get numbers ─► maps in force learn them ─► ipcache
-                  ─► mapstate ─► enforceable? room? ─► InnerMaps ─► generation bump in axoneme_ep
+                  ─► mapstate ─► enforceable? room? ─► InnerMaps ─► generation bump (axoneme_ep, axoneme_node)
                   ─► prefixes that nobody names any more: out of the ipcache, then out of the maps
 
 A policy is in force whole or not at all. What cannot be applied leaves the last good policy in force, or the
@@ -25,10 +25,10 @@ from axoneme.lib.bpf.maps import BpfMap
 from axoneme.lib.errors import AxonemeError
 from axoneme.lib.intent import Failure
 from axoneme.lib.policy.model import NamedPort, SubjectPolicy
-from axoneme.lib.policycodec import subject_key, subject_number
 from shim.cookies import CookieTable
 from shim.datapath import Datapath
-from shim.endpoints import Endpoint, EndpointState, EndpointTable, generation_after
+from shim.endpoints import Endpoint, EndpointState, generation_after
+from shim.holders import Holders
 from shim.innermaps import InnerMaps
 from shim.localidentities import LocalIdentities
 from shim.maps import layout
@@ -57,34 +57,32 @@ class PolicySink:
     def __init__(
         self,
         *,
-        endpoints: EndpointTable,
+        holders: Holders,
         datapath: Datapath,
         cookies: CookieTable,
         local: LocalIdentities,
         prefixes: PrefixTable,
-        write_endpoint: Callable[[Endpoint], None],
         checkpoint: Callable[[], None],
         clock: Callable[[], float],
         max_entries: int = layout.POLICY_INNER.max_entries,
     ) -> None:
-        self.policies: dict[int, SubjectPolicy] = {}
+        self.policies: dict[str, SubjectPolicy] = {}
         self.failures: dict[str, Failure] = {}
         self.complete = False
         self.on_switch: Callable[[Endpoint], None] = _nobody_listens
         """Hears that an endpoint is judged by the policy in force, under the generation that it has now."""
-        self._endpoints = endpoints
+        self._holders = holders
         self._cookies = cookies
         self._local = local
         self._prefixes = NodePrefixes(local, prefixes, checkpoint)
-        self._write_endpoint = write_endpoint
         self._clock = clock
         self._max_entries = max_entries
         self._maps = InnerMaps(datapath, max_entries=max_entries)
         self._in_force: dict[int, _InForce] = {}
-        self._mapstates: dict[tuple[int, Ports], Mapstate] = {}
+        self._mapstates: dict[tuple[str, Ports], Mapstate] = {}
         self._named: dict[int, tuple[SubjectPolicy, frozenset[NamedPort]]] = {}  # by id() of the policy
-        self._faults: dict[tuple[int, Ports], Failure] = {}
-        self._retries: dict[int, _Retry] = {}
+        self._faults: dict[tuple[str, Ports], Failure] = {}
+        self._retries: dict[str, _Retry] = {}
         self._told: Mapping[str, Failure] = {}
         self._lock = asyncio.Lock()
 
@@ -107,11 +105,10 @@ class PolicySink:
     ) -> Mapping[str, Failure]:
         """Applies changed subjects; returns all that are not in force."""
         async with self._lock:
-            changed = {subject_number(key): policy for key, policy in upserts.items()}
-            self.policies.update(changed)
+            self.policies.update(upserts)
             for key in removals:
-                self._forget(subject_number(key))
-            await self._settle(changed)
+                self._forget(key)
+            await self._settle(upserts)
             self.complete = self.complete or complete
             self._told = dict(self.failures)
             return self._told
@@ -119,9 +116,9 @@ class PolicySink:
     async def apply_to(self, endpoint_id: int) -> None:
         """Gives an endpoint that just appeared the mapstate of its subject, if it is known."""
         async with self._lock:
-            endpoint = self._endpoints.get(endpoint_id)
-            if endpoint is not None and endpoint.identity in self.policies:
-                await self._settle([endpoint.identity])
+            endpoint = self._holders.get(endpoint_id)
+            if endpoint is not None and (key := self._holders.key_of(endpoint)) in self.policies:
+                await self._settle([key])
 
     async def remove_endpoint(self, endpoint_id: int) -> None:
         """Takes away the map of an endpoint that is gone."""
@@ -149,7 +146,7 @@ class PolicySink:
     async def enforce_again(self, endpoint_id: int) -> None:
         """After a change of the endpoint's switches: its connections are judged again."""
         async with self._lock:
-            if self._endpoints.get(endpoint_id) is not None:
+            if self._holders.get(endpoint_id) is not None:
                 self._bump(endpoint_id)
 
     # --- what others ask
@@ -158,6 +155,10 @@ class PolicySink:
         """The policy that an endpoint is judged by, if it is known."""
         known = self._in_force.get(endpoint_id)
         return known.policy if known else None
+
+    def holder(self, number: int) -> Endpoint:
+        """An endpoint, or the host (0) where it has a policy. Raises NotFound."""
+        return self._holders.require(number)
 
     def map_of(self, endpoint_id: int) -> BpfMap | None:
         """The map that an endpoint uses."""
@@ -173,19 +174,19 @@ class PolicySink:
         async with self._lock:
             repairs = self._maps.audit()
             if self.complete:
-                repairs += self._maps.prune([endpoint.endpoint_id for endpoint in self._endpoints])
+                repairs += self._maps.prune([endpoint.endpoint_id for endpoint in self._holders])
         return repairs
 
     # --- the order of things
 
-    async def _settle(self, changed: Iterable[int]) -> None:
+    async def _settle(self, changed: Iterable[str]) -> None:
         """Brings changed subjects, and whatever waits for them, into force as far as that is possible."""
         before = self._subjects()
-        waiting = {number for number in (*changed, *self._retries) if number in before}
+        waiting = {key for key in (*changed, *self._retries) if key in before}
         self._name_prefixes()
         await self._publish()
         while waiting:
-            blocked = {number for number in sorted(waiting) if not await self._apply(number)}
+            blocked = {key for key in sorted(waiting) if not await self._apply(key)}
             self._name_prefixes()
             await self._publish()
             if blocked == waiting:
@@ -196,7 +197,7 @@ class PolicySink:
 
     def _name_prefixes(self) -> None:
         alive = self._subjects()
-        policies = [self.policies[number] for number in alive if number in self.policies]
+        policies = [self.policies[key] for key in alive if key in self.policies]
         policies += [one.policy for one in self._in_force.values() if one.policy is not None]
         self._named = {id(one): self._named.get(id(one)) or (one, named_ports_in(one)) for one in policies}
         unknown = any(one.policy is None for one in self._in_force.values())
@@ -218,7 +219,7 @@ class PolicySink:
         await self._catch_up()
         self._local.free(self._covered())
         self._prefixes.save()
-        living = {(e.identity, self._ports(e, self.policies[e.identity])) for e in self._with_policy()}
+        living = {(key, self._ports(one, self.policies[key])) for key, one in self._with_policy()}
         for key in [key for key in self._mapstates if key not in living]:
             del self._mapstates[key]
 
@@ -227,35 +228,36 @@ class PolicySink:
         revision = self._local.revision
         groups = {}
         for endpoint_id, one in self._in_force.items():
-            endpoint = self._endpoints.get(endpoint_id)
+            endpoint = self._holders.get(endpoint_id)
             if endpoint is None or one.policy is None or one.revision == revision:
                 continue
-            groups[(endpoint.identity, id(one.policy), self._ports(endpoint, one.policy))] = one.policy
-        for (number, _, ports), policy in groups.items():
+            key = self._holders.key_of(endpoint)
+            groups[(key, id(one.policy), self._ports(endpoint, one.policy))] = one.policy
+        for (key, _, ports), policy in groups.items():
             try:
-                await self._put_in_force(number, ports, policy, self._judged_by(number, ports, policy))
+                await self._put_in_force(key, ports, policy, self._judged_by(key, ports, policy))
             except (AxonemeError, BpfError, KeyError) as error:
-                self._faults.setdefault((number, ports), _failure(error))
+                self._faults.setdefault((key, ports), _failure(error))
 
     # --- one subject
 
-    async def _apply(self, number: int) -> bool:
-        """Puts a subject's policy into force for all its endpoints; False when some are left behind."""
-        policy = self.policies.get(number)
+    async def _apply(self, key: str) -> bool:
+        """Puts a subject's policy into force for all its holders; False when some are left behind."""
+        policy = self.policies.get(key)
         if policy is None:
             return True
         whole = True
-        for ports in sorted({self._ports(one, policy) for one in self._endpoints.with_identity(number)}):
-            members = partial(self._members, number, ports, policy)
-            self._faults.pop((number, ports), None)
+        for ports in sorted({self._ports(one, policy) for one in self._holders.of_subject(key)}):
+            members = partial(self._members, key, ports, policy)
+            self._faults.pop((key, ports), None)
             failure = self._obstacle(policy, members())
             if failure is None:
                 try:
-                    await self._put_in_force(number, ports, policy, members)
+                    await self._put_in_force(key, ports, policy, members)
                 except (AxonemeError, BpfError, KeyError) as error:
                     failure = _failure(error)
             if failure is not None:
-                self._faults[(number, ports)] = failure
+                self._faults[(key, ports)] = failure
                 whole = False
         return whole
 
@@ -266,10 +268,10 @@ class PolicySink:
         return self._prefixes.obstacle(policy, self._blocking())
 
     async def _put_in_force(
-        self, number: int, ports: Ports, policy: SubjectPolicy, members: Callable[[], list[int]]
+        self, key: str, ports: Ports, policy: SubjectPolicy, members: Callable[[], list[int]]
     ) -> None:
         """Raises AxonemeError, BpfError or KeyError; then the last map stays."""
-        state = self._mapstates.setdefault((number, ports), Mapstate(ports))
+        state = self._mapstates.setdefault((key, ports), Mapstate(ports))
         revision = self._local.revision
         content = await state.move(policy, self._local, self._cookies)
         refusal = state.refusal()
@@ -286,86 +288,88 @@ class PolicySink:
         """A map holds this now. Before a restart the generation may not have followed the last switch."""
         before = self._in_force.get(endpoint_id)
         self._in_force[endpoint_id] = in_force
-        if self._endpoints.get(endpoint_id) is None:
+        if self._holders.get(endpoint_id) is None:
             return
         if changed or before is None or before.policy is None:
             self._bump(endpoint_id)
         else:
-            self.on_switch(self._endpoints.require(endpoint_id))
+            self.on_switch(self._holders.require(endpoint_id))
 
     def _bump(self, endpoint_id: int) -> None:
         """Connections of an endpoint are judged again."""
-        endpoint = self._endpoints.get(endpoint_id)
+        endpoint = self._holders.get(endpoint_id)
         if endpoint is None:
             return
         generation = generation_after(endpoint.policy_generation)
-        endpoint = self._endpoints.change(endpoint_id, policy_generation=generation)
+        endpoint = self._holders.change(endpoint_id, policy_generation=generation)
         self.on_switch(endpoint)  # heard before the kernel can stamp the generation
-        self._write_endpoint(endpoint)
+        self._holders.write(endpoint)
 
     # --- who is who
 
-    def _subjects(self) -> set[int]:
-        return {endpoint.identity for endpoint in self._endpoints if _lives(endpoint)}
+    def _subjects(self) -> set[str]:
+        return {self._holders.key_of(holder) for holder in self._holders if _lives(holder)}
 
-    def _with_policy(self) -> list[Endpoint]:
-        return [e for e in self._endpoints if e.identity in self.policies]
+    def _with_policy(self) -> list[tuple[str, Endpoint]]:
+        found = [(self._holders.key_of(holder), holder) for holder in self._holders]
+        return [(key, holder) for key, holder in found if key in self.policies]
 
     def _ports(self, endpoint: Endpoint, policy: SubjectPolicy) -> Ports:
         known = self._named.get(id(policy))
         return relevant_ports(endpoint.named_ports, known[1] if known else named_ports_in(policy))
 
-    def _members(self, number: int, ports: Ports, policy: SubjectPolicy) -> list[int]:
-        found = self._endpoints.with_identity(number)
-        return [e.endpoint_id for e in found if self._ports(e, policy) == ports]
+    def _members(self, key: str, ports: Ports, policy: SubjectPolicy) -> list[int]:
+        found = self._holders.of_subject(key)
+        return [one.endpoint_id for one in found if self._ports(one, policy) == ports]
 
-    def _judged_by(self, number: int, ports: Ports, policy: SubjectPolicy) -> Callable[[], list[int]]:
-        """Endpoints whose map was made of exactly this."""
+    def _judged_by(self, key: str, ports: Ports, policy: SubjectPolicy) -> Callable[[], list[int]]:
+        """Holders whose map was made of exactly this."""
 
         def members() -> list[int]:
             return [
-                e.endpoint_id
-                for e in self._endpoints
-                if e.identity == number
-                and self.in_force(e.endpoint_id) is policy
-                and self._ports(e, policy) == ports
+                one.endpoint_id
+                for one in self._holders
+                if self._holders.key_of(one) == key
+                and self.in_force(one.endpoint_id) is policy
+                and self._ports(one, policy) == ports
             ]
 
         return members
 
     def _covered(self) -> int:
         """The revision of local identities that every map knows."""
-        known = [one.revision for number, one in self._in_force.items() if self._endpoints.get(number)]
+        known = [one.revision for number, one in self._in_force.items() if self._holders.get(number)]
         return min(known, default=self._local.revision)
 
     def _blocking(self) -> str:
         """An endpoint whose map does not know the newest identities."""
         revision = self._local.revision
-        for endpoint in self._endpoints:
+        for endpoint in self._holders:
             if self._in_force.get(endpoint.endpoint_id, _NEWEST).revision < revision:
-                return f"the map of endpoint {endpoint.endpoint_id} ({endpoint.name})"
+                number = endpoint.endpoint_id
+                return f"the map of endpoint {number} ({endpoint.name})" if number else "the map of the host"
         return ""
 
     # --- what is told
 
-    def _report(self, before: Iterable[int], changed: Iterable[int]) -> None:
-        """Failures by subject, times of the next tries, states of endpoints."""
-        numbers = {*before, *self._subjects(), *changed}
-        failures: dict[int, Failure] = {}
+    def _report(self, before: Iterable[str], changed: Iterable[str]) -> None:
+        """Failures by subject, times of the next tries, states of holders."""
+        keys = {*before, *self._subjects(), *changed}
+        failures: dict[str, Failure] = {}
         living = set()
-        for endpoint in self._with_policy():
-            if not _lives(endpoint):
+        for key, holder in self._with_policy():
+            if not _lives(holder):
                 continue
-            key = (endpoint.identity, self._ports(endpoint, self.policies[endpoint.identity]))
-            living.add(key)
-            failure = self._faults.get(key)
+            fault_key = (key, self._ports(holder, self.policies[key]))
+            living.add(fault_key)
+            failure = self._faults.get(fault_key)
             if failure is not None:
-                failures.setdefault(endpoint.identity, failure)
-            self._show(endpoint, failure)
+                failures.setdefault(key, failure)
+            self._show(holder, failure)
         self._faults = {key: failure for key, failure in self._faults.items() if key in living}
-        self.failures = {subject_key(number): failure for number, failure in failures.items()}
-        for number in numbers | self._retries.keys():
-            self._schedule(number, failed=number in failures)
+        self.failures = failures
+        for key in keys | self._retries.keys():
+            self._schedule(key, failed=key in failures)
 
     def _show(self, endpoint: Endpoint, failure: Failure | None) -> None:
         number, locked = endpoint.endpoint_id, endpoint.state is EndpointState.LOCKED
@@ -376,26 +380,26 @@ class PolicySink:
         else:
             return
         if (endpoint.state, endpoint.state_reason) != (state, reason):
-            self._endpoints.step(number, state, reason)
+            self._holders.step(number, state, reason)
 
-    def _schedule(self, number: int, *, failed: bool) -> None:
+    def _schedule(self, key: str, *, failed: bool) -> None:
         if not failed:
-            self._retries.pop(number, None)
+            self._retries.pop(key, None)
             return
-        known, now = self._retries.get(number), self._clock()
+        known, now = self._retries.get(key), self._clock()
         if known is None:
-            self._retries[number] = _Retry(FIRST_RETRY_SECONDS, now + FIRST_RETRY_SECONDS)
+            self._retries[key] = _Retry(FIRST_RETRY_SECONDS, now + FIRST_RETRY_SECONDS)
         elif known.due <= now:
             delay = min(known.delay_seconds * 2, LAST_RETRY_SECONDS)
-            self._retries[number] = _Retry(delay, now + delay)
+            self._retries[key] = _Retry(delay, now + delay)
 
-    def _forget(self, number: int) -> None:
-        """A removed subject keeps its last policy until its endpoints are gone."""
-        self.failures.pop(subject_key(number), None)
-        self._retries.pop(number, None)
-        self._faults = {key: failure for key, failure in self._faults.items() if key[0] != number}
-        if not self._endpoints.with_identity(number):
-            self.policies.pop(number, None)
+    def _forget(self, key: str) -> None:
+        """A removed subject keeps its last policy until its holders are gone."""
+        self.failures.pop(key, None)
+        self._retries.pop(key, None)
+        self._faults = {known: failure for known, failure in self._faults.items() if known[0] != key}
+        if not self._holders.of_subject(key):
+            self.policies.pop(key, None)
 
 
 class _TooLargeError(AxonemeError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from axoneme.lib import identities
@@ -25,6 +25,7 @@ from services.identity.podcidrs import inside
 MAX_NODE_NAME = 253
 MAX_POD_CIDRS = 16
 MAX_NODE_LABELS = 128
+MAX_NODE_FEATURES, MAX_FEATURE_NAME, MAX_FEATURE_VALUE = 64, 64, 256
 RANDOM_PICKS = 64
 NODE_LOCAL_SOURCES = frozenset({RESERVED, "cidr", "fqdn", "cidrgroup", "node", "any"})
 PROTOCOLS = frozenset({"TCP", "UDP", "SCTP"})
@@ -68,6 +69,8 @@ class Node:
     router_ips: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     observer_address: str = ""
+    health_ips: tuple[str, ...] = ()  # at most one of each family
+    features: tuple[tuple[str, str], ...] = ()  # what the kernel can do: name, `yes` or why not
 
 
 class AddressOutsideNode(FailedPrecondition):
@@ -151,9 +154,28 @@ def checked_node(node: Node) -> Node:
     internal_ips = _canonical("node.internal_ips", node.internal_ips, ipaddress.ip_address, faults)
     router_ips = _canonical("node.router_ips", node.router_ips, ipaddress.ip_address, faults)
     pod_cidrs = _canonical("node.pod_cidrs", node.pod_cidrs, ipaddress.ip_network, faults)
+    health_ips = _canonical("node.health_ips", node.health_ips, ipaddress.ip_address, faults)
+    faults += _extra_faults(health_ips, node.features)
     if faults:
         raise InvalidArgument("; ".join(f"{f.field}: {f.description}" for f in faults), violations=faults)
-    return replace(node, internal_ips=internal_ips, router_ips=router_ips, pod_cidrs=pod_cidrs)
+    return replace(
+        node, internal_ips=internal_ips, router_ips=router_ips, pod_cidrs=pod_cidrs, health_ips=health_ips
+    )
+
+
+def _extra_faults(health_ips: Sequence[str], features: Sequence[tuple[str, str]]) -> Iterator[FieldViolation]:
+    """Faults of health addresses (canonical) and features."""
+    if len({":" in ip for ip in health_ips}) < len(health_ips):
+        yield FieldViolation("node.health_ips", "names two addresses of one family; a node has one of each")
+    if len(features) > MAX_NODE_FEATURES:
+        yield FieldViolation("node.features", f"names more than {MAX_NODE_FEATURES}")
+    for name, value in features[:MAX_NODE_FEATURES]:
+        if not 1 <= len(name) <= MAX_FEATURE_NAME or len(value) > MAX_FEATURE_VALUE:
+            yield FieldViolation(
+                "node.features",
+                f"{name[:MAX_FEATURE_NAME]!r}: a name takes 1-{MAX_FEATURE_NAME} characters, a value at most "
+                f"{MAX_FEATURE_VALUE}",
+            )
 
 
 def _canonical(

@@ -135,7 +135,10 @@ class NodeRegistry:
         cidrs_by_node = {name: record.value.pod_cidrs for name, record in self._state.records.items()}
         cidrs = podcidrs.choose_pod_cidrs(wanted.name, wanted.pod_cidrs, self._pools, cidrs_by_node)
         return replace(
-            wanted, pod_cidrs=cidrs, router_ips=podcidrs.choose_router_ips(wanted.router_ips, cidrs)
+            wanted,
+            pod_cidrs=cidrs,
+            router_ips=podcidrs.choose_router_ips(wanted.router_ips, cidrs),
+            health_ips=podcidrs.addresses_inside(wanted.health_ips, cidrs),
         )
 
     async def _write(

@@ -109,6 +109,13 @@ def choose_router_ips(wanted: Sequence[str], pod_cidrs: Sequence[str]) -> tuple[
     return tuple(first_by_version.values())
 
 
+def addresses_inside(ips: Sequence[str], pod_cidrs: Sequence[str]) -> tuple[str, ...]:
+    """Those that lie in the PodCIDRs, IPv4 first: a node with new PodCIDRs still names its old addresses."""
+    networks = [ipaddress.ip_network(cidr) for cidr in pod_cidrs]
+    parsed = sorted((ipaddress.ip_address(ip) for ip in ips), key=lambda ip: ip.version)
+    return tuple(str(ip) for ip in parsed if any(inside(ip, network) for network in networks))
+
+
 def inside(ip: IpAddress, network: Network) -> bool:
     """Whether an address lies in a network; never across families."""
     return ip.version == network.version and ip in network

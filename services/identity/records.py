@@ -60,6 +60,8 @@ class _NodeJson(msgspec.Struct):
     Annotations: dict[str, str] | None = None
     WireguardPubKey: str = ""
     BootID: str = ""
+    AxonemeFeatures: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
+    """Ours: Cilium's readers pass over keys that they do not know."""
 
 
 class _PortJson(msgspec.Struct):
@@ -126,9 +128,12 @@ def encode_node(node: Node) -> bytes:
             IPv4SecondaryAllocCIDRs=v4[1:] or None,
             IPv6AllocCIDR=v6[0] if v6 else None,
             IPv6SecondaryAllocCIDRs=v6[1:] or None,
+            IPv4HealthIP=next((ip for ip in node.health_ips if ":" not in ip), ""),
+            IPv6HealthIP=next((ip for ip in node.health_ips if ":" in ip), ""),
             ClusterID=node.cluster_id,
             Labels=dict(node.labels),
             Annotations=annotations,
+            AxonemeFeatures=dict(node.features) or msgspec.UNSET,
         )
     )
 
@@ -146,6 +151,8 @@ def decode_node(value: bytes) -> Node:
             pod_cidrs=tuple(str(cidr) for cidr in _cidrs(raw)),
             labels=tuple(sorted((raw.Labels or {}).items())),
             observer_address=(raw.Annotations or {}).get(OBSERVER_ANNOTATION, ""),
+            health_ips=_health_ips(raw),
+            features=tuple(sorted((raw.AxonemeFeatures or {}).items())),
         )
     except (msgspec.MsgspecError, ValueError, TypeError, KeyError) as error:
         raise MalformedValueError(str(error)) from error
@@ -235,6 +242,10 @@ def _cidrs(raw: _NodeJson) -> list[Cidr]:
         raw.IPv6SecondaryAllocCIDRs or [],
     )
     return [_cidr(item) for group in groups for item in group if item]
+
+
+def _health_ips(raw: _NodeJson) -> tuple[str, ...]:
+    return tuple(str(ipaddress.ip_address(ip)) for ip in (raw.IPv4HealthIP, raw.IPv6HealthIP) if ip)
 
 
 def _ips(raw: _NodeJson, kind: str) -> tuple[str, ...]:

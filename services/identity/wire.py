@@ -124,7 +124,8 @@ class NodesCodec:
         """About the bytes of a change."""
         if change.value is None:
             return len(change.key)
-        return 256 + sum(len(key) + len(value) + 6 for key, value in change.value.labels)
+        texts = (*change.value.labels, *change.value.features)
+        return 256 + sum(len(key) + len(value) + 6 for key, value in texts)
 
 
 def identity_message(number: int, labels: LabelSet) -> pb.Identity:
@@ -157,6 +158,8 @@ def node_message(node: Node, revision: int = 0) -> pb.Node:
         labels=dict(node.labels),
         observer_address=node.observer_address,
         revision=revision,
+        health_ips=node.health_ips,
+        features=dict(node.features),
     )
 
 
@@ -171,6 +174,8 @@ def node_of(message: pb.Node, cluster: str, cluster_id: int) -> Node:
         router_ips=tuple(message.router_ips),
         labels=tuple(sorted(message.labels.items())),
         observer_address=message.observer_address,
+        health_ips=tuple(message.health_ips),
+        features=tuple(sorted(message.features.items())),
     )
 
 

@@ -74,6 +74,25 @@ async def test_a_node_gets_pod_cidrs_and_its_keys_are_ciliums(
     assert (await stub.RenewNode(pb.RenewNodeRequest(node_name="node1"))).lease_ttl.seconds == 900
 
 
+async def test_health_addresses_and_features_are_kept_and_listed(
+    service: RunningIdentity, store: EtcdStore
+) -> None:
+    features = {"tcx": "yes", "redirect_peer": "no"}
+    health = ["10.1.0.9", "10.200.0.9", "fd00:10:1::9"]
+    refused = pb.Node(name="node1", internal_ips=["198.18.1.101"], health_ips=health)
+    request = pb.RegisterNodeRequest(node=refused)
+    assert await _code(service.stub("node/node1").RegisterNode(request)) == "INVALID_ARGUMENT"
+    await service.register("node1", health_ips=["10.200.0.9", "fd00:10:1::9"], features=features)
+    (node,) = (await service.stub("user/reader/ann").ListNodes(pb.ListNodesRequest())).nodes
+    assert dict(node.features) == features
+    assert list(node.health_ips) == ["fd00:10:1::9"], "the other one is outside the PodCIDRs"
+    row = await store.get("cilium/state/nodes/v1/east/node1")
+    assert row is not None
+    value = json.loads(row.value)
+    assert (value["IPv4HealthIP"], value["IPv6HealthIP"]) == ("", "fd00:10:1::9")
+    assert value["AxonemeFeatures"] == features
+
+
 async def test_allocation_is_one_number_for_a_set_and_idempotent(
     service: RunningIdentity, store: EtcdStore
 ) -> None:
