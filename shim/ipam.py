@@ -10,9 +10,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 
-from axoneme.lib.errors import PoolExhausted
+from axoneme.lib.errors import AlreadyExists, AxonemeError, InvalidArgument, PoolExhausted
 
-FIRST_ENDPOINT_ID, LAST_ENDPOINT_ID = 1, 65_535
+FIRST_ENDPOINT_ID, LAST_ENDPOINT_ID = 1, 65_534
+HEALTH_ENDPOINT_ID = 65_535
+"""Number of the node's health endpoint, which is never given to another."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -23,8 +25,23 @@ def parse_address(text: str) -> Address:
     return ipaddress.ip_address(text)
 
 
+def decode_ips(texts: Iterable[str]) -> tuple[str, ...]:
+    """Addresses that a workload asks for, in canonical text, IPv4 first. Raises InvalidArgument."""
+    text_by_version: dict[int, str] = {}
+    for text in texts:
+        try:
+            address = parse_address(text)
+        except ValueError as error:
+            raise InvalidArgument.of_field("ips", f"{text[:64]!r} is not an IPv4 or IPv6 address") from error
+        if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
+            raise InvalidArgument.of_field("ips", f"{address} is not an address of a workload")
+        if text_by_version.setdefault(address.version, str(address)) != str(address):
+            raise InvalidArgument.of_field("ips", "has two addresses of one family; keep one")
+    return tuple(text_by_version[version] for version in sorted(text_by_version))
+
+
 class NumberPool:
-    """Endpoint numbers 1–65535, round robin."""
+    """Numbers of workloads' endpoints, round robin."""
 
     def __init__(self, first: int = FIRST_ENDPOINT_ID, last: int = LAST_ENDPOINT_ID) -> None:
         self._first, self._last = first, last
@@ -44,7 +61,9 @@ class NumberPool:
         return number
 
     def adopt(self, number: int) -> None:
-        """Takes a number that was given out before a restart, and goes on after it."""
+        """Takes a number that was given out before a restart, and goes on after it; leaves foreign ones."""
+        if not self._first <= number <= self._last:
+            return
         self._taken.add(number)
         if number >= self._next:
             self._next = number
@@ -97,6 +116,25 @@ class AddressPool:
             f"every address of {self.network} is taken; give the node a larger PodCIDR or delete endpoints"
         )
 
+    def take(self, text: str, owner: int) -> None:
+        """Takes this address.
+
+        Raises InvalidArgument when it is not for endpoints, AlreadyExists when another owner has it.
+        """
+        offset = int(parse_address(text)) - self._base
+        if not self._first <= offset <= self._last or offset in self._reserved:
+            raise InvalidArgument(
+                f"ips: {text} is the router's, the network's or the broadcast address of {self.network};"
+                " choose another, or none",
+                reason="ADDRESS_NOT_USABLE",
+            )
+        holder = self._owner_by_offset.setdefault(offset, owner)
+        if holder != owner:
+            raise AlreadyExists(
+                f"{text} is the address of endpoint {holder}; choose another, or none",
+                reason="ADDRESS_NOT_USABLE",
+            )
+
     def adopt(self, text: str, owner: int) -> None:
         """Takes an address that was given out before a restart, and goes on after it."""
         offset = int(parse_address(text)) - self._base
@@ -133,11 +171,42 @@ class Ipam:
         """PodCIDRs in the order in which they were given."""
         return tuple(str(pool.network) for pool in self._pools)
 
-    def allocate(self, owner: int) -> tuple[str, ...]:
-        """One address of each family that the node has; all of them or none. Raises PoolExhausted."""
+    def __contains__(self, text: object) -> bool:
+        return any(text in pool for pool in self._pools)
+
+    @property
+    def families(self) -> int:
+        """How many address families the PodCIDRs have: addresses that an owner gets."""
+        return len({pool.network.version for pool in self._pools})
+
+    def allocate(self, owner: int, wanted: Iterable[str] = ()) -> tuple[str, ...]:
+        """One address of each family that the node has, the wanted ones among them; all of them or none.
+
+        Raises PoolExhausted; InvalidArgument or AlreadyExists for a wanted address that cannot be had.
+        """
         if not self._pools:
             raise PoolExhausted("the node has no PodCIDR yet: it is not registered with the identity service")
+        try:
+            chosen = self._take(owner, wanted)
+        except AxonemeError:
+            self.release(owner)
+            raise
+        return self._fill(owner, chosen)
+
+    def _take(self, owner: int, wanted: Iterable[str]) -> dict[int, str]:
         chosen: dict[int, str] = {}
+        for text in wanted:
+            pool = next((pool for pool in self._pools if text in pool), None)
+            if pool is None:
+                raise InvalidArgument(
+                    f"ips: {text} is outside the node's PodCIDRs {', '.join(self.cidrs)}; choose one of them",
+                    reason="ADDRESS_NOT_USABLE",
+                )
+            pool.take(text, owner)
+            chosen[pool.network.version] = text
+        return chosen
+
+    def _fill(self, owner: int, chosen: dict[int, str]) -> tuple[str, ...]:
         shortage: PoolExhausted | None = None
         for pool in self._pools:
             if pool.network.version in chosen:

@@ -59,3 +59,47 @@ async def test_named_ports_and_the_audit_switch(
         code, out = await run("endpoint", "audit", "web", "off")
         assert code == 0, out
     assert not node.endpoints.require(endpoint.endpoint_id).audit
+
+
+async def test_wanted_addresses_host_ports_and_adoption(
+    socket_directory: Path, tls_files: Callable[[str], TlsFiles], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = tls_files("user/reader/ann")
+    context = socket_directory / "context.json"
+    document = {
+        "cluster": "east",
+        "trust_domain": TRUST_DOMAIN,
+        "tls": {"ca": str(files.ca), "cert": str(files.cert), "key": str(files.key)},
+        "nodes": {"node1": str(socket_directory / "shim.sock")},
+    }
+    context.write_text(json.dumps(document))
+
+    async def add(name: str, *words: str) -> tuple[int, str]:
+        netns = ("--netns", f"/run/netns/{name}", "--context", str(context))
+        code = await asyncio.to_thread(root.main, ["endpoint", "add", f"default/{name}", *netns, *words])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    node = MemoryNode()
+    async with served(node, socket_directory):
+        ips = ("--ip", "10.1.0.9", "--ip", "fd00:10:1::9")
+        code, out = await add("a", *ips, "--host-port", "8080:80/tcp", "-o", "json")
+        assert code == 0, out
+        made = json.loads(out)
+        assert made["ips"] == ["10.1.0.9", "fd00:10:1::9"]
+        assert made["host_ports"][0]["host_port"] == 8080
+        assert (await add("a", *ips, "--host-port", "8080:80"))[0] == 0, "asked again"
+        for words, fault in (
+            (("--host-port", "8080"), "write 8080:80/tcp"),
+            (("--host-port", "8080:81"), "leads to endpoint 1"),
+            (("--ip", "10.1.0.9"), "endpoint 1"),
+            (("--ip", "fd00:10:1::9"), "endpoint 1"),
+            (("--ip", "10.7.0.1"), "outside the node's PodCIDRs"),
+            (("--adopt",), "give the addresses"),
+        ):
+            code, out = await add("b", *words)
+            assert code != 0
+            assert fault in out, out
+        code, out = await add("b", "--adopt", "--ip", "172.30.0.5", "--ip", "fd00:30::5", "-o", "json")
+        assert code == 0, out
+        assert json.loads(out)["adopted"] is True

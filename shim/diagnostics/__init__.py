@@ -1,0 +1,1 @@
+"""Tracing of the node's kernel on demand: `axoneme trace`."""
