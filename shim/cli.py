@@ -16,23 +16,14 @@ from axoneme.cli import completion
 from axoneme.cli.connection import connected
 from axoneme.cli.render import output_option, print_json, print_table
 from axoneme.lib import config as configuration
-from axoneme.lib.errors import InvalidArgument, NotFound
+from axoneme.lib.errors import InvalidArgument
+from shim import endpointcli
 from shim.config import ShimConfig
+from shim.nodeaccess import find_endpoint, node_option, nodes_of, one_node, pages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from axoneme.api.node.v1 import node_pb2
     from axoneme.client.sync import Client
-
-PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
-
-
-def node_option(text: str) -> Callable[[Any], Any]:
-    """`--node NAME`, with what it means for the command."""
-    return click.option(
-        "--node", "node_name", default="", metavar="NAME", shell_complete=completion.nodes, help=text
-    )
 
 
 @click.group(
@@ -105,7 +96,7 @@ def node_list(client: Client, output: str) -> None:
     def fetch(token: str) -> Any:
         return client.identity.ListNodes(identity_pb2.ListNodesRequest(page_token=token))
 
-    found = list(_pages(fetch, "nodes"))
+    found = list(pages(fetch, "nodes"))
     if output == "json":
         print_json(found)
         return
@@ -129,6 +120,10 @@ def endpoint() -> None:
     """Endpoints of a node: one per workload interface."""
 
 
+for command in endpointcli.COMMANDS:
+    endpoint.add_command(command)
+
+
 @endpoint.command("list")
 @node_option("Only this node [default: all nodes of the context].")
 @click.option("--filter", "text", default="", help="Substring of namespace/name or of a label.")
@@ -145,13 +140,13 @@ def endpoint_list(client: Client, node_name: str, text: str, output: str) -> Non
     from axoneme.api.node.v1 import node_pb2
 
     found = []
-    for name in _nodes(client, node_name):
+    for name in nodes_of(client, node_name):
 
         def fetch(token: str, name: str = name) -> Any:
             request = node_pb2.ListEndpointsRequest(page_token=token, filter=text)
             return client.node(name).ListEndpoints(request)
 
-        found += [(name, one) for one in _pages(fetch, "endpoints")]
+        found += [(name, one) for one in pages(fetch, "endpoints")]
     if output == "json":
         print_json([{"node": name, "endpoint": one} for name, one in found])
         return
@@ -172,6 +167,23 @@ def endpoint_list(client: Client, node_name: str, text: str, output: str) -> Non
     "--port", "ports", multiple=True, metavar="NAME=NUMBER/PROTOCOL", help="Named port [tcp]; repeatable."
 )
 @click.option("--audit", is_flag=True, help="Report what policy denies instead of dropping it.")
+@click.option(
+    "--ip",
+    "ips",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Wanted address, one a family [default: a free one].",
+)
+@click.option(
+    "--host-port",
+    "host_ports",
+    multiple=True,
+    metavar="[ADDRESS:]PORT:PORT/PROTOCOL",
+    help="Port of the node that leads to one of the workload [tcp]; repeatable.",
+)
+@click.option(
+    "--adopt", is_flag=True, help="The interface exists, with the addresses of --ip: only judge it."
+)
 @output_option
 @connected
 def endpoint_add(
@@ -183,6 +195,9 @@ def endpoint_add(
     labels: tuple[str, ...],
     ports: tuple[str, ...],
     audit: bool,
+    ips: tuple[str, ...],
+    host_ports: tuple[str, ...],
+    adopt: bool,
     output: str,
 ) -> None:
     """Create an endpoint for a workload in a network namespace; returns once its policy is in force.
@@ -191,8 +206,11 @@ def endpoint_add(
     Examples:
       axoneme endpoint add default/web --node node1 --netns /run/netns/web --label app=web
       axoneme endpoint add default/web --netns /run/netns/web --port http=80/tcp --port dns=53/udp
+      axoneme endpoint add default/web --netns /run/netns/web --ip 10.1.0.7 --host-port 8080:80/tcp
+      axoneme endpoint add default/web --netns /run/netns/web --adopt --ip 10.1.0.7   bridge made eth0
     """
     from axoneme.api.node.v1 import node_pb2
+    from shim.hostports import host_ports_message, parse_host_ports
     from shim.namedports import named_ports_message, parse_named_ports
 
     namespace, slash, pod_name = workload.partition("/")
@@ -200,7 +218,7 @@ def endpoint_add(
         raise InvalidArgument.of_field(
             "NAMESPACE/NAME", f"{workload!r} has no slash; write default/{workload}"
         )
-    name = _one_node(client, node_name)
+    name = one_node(client, node_name)
     request = node_pb2.AddEndpointRequest(
         namespace=namespace,
         pod_name=pod_name,
@@ -209,6 +227,9 @@ def endpoint_add(
         interface_name=interface_name,
         named_ports=named_ports_message(parse_named_ports(ports)),
         audit=audit,
+        ips=ips,
+        host_ports=host_ports_message(parse_host_ports(host_ports)),
+        adopt=adopt,
     )
     made = client.node(name).AddEndpoint(request).endpoint
     if output == "json":
@@ -284,120 +305,19 @@ def ipcache_list(client: Client, node_name: str, text: str, output: str) -> None
     from axoneme.lib.identities import name_of
 
     found = []
-    for name in _nodes(client, node_name):
+    for name in nodes_of(client, node_name):
 
         def fetch(token: str, name: str = name) -> Any:
             request = node_pb2.ListIpcacheRequest(page_token=token, filter=text)
             return client.node(name).ListIpcache(request)
 
-        found += [(name, one) for one in _pages(fetch, "entries")]
+        found += [(name, one) for one in pages(fetch, "entries")]
     if output == "json":
         print_json([{"node": name, "entry": one} for name, one in found])
         return
     rows = [(n, e.prefix, e.identity, name_of(e.identity), e.tunnel_endpoint, e.source) for n, e in found]
     headers = ("node", "prefix", "identity", "name", "behind", "source")
     print_table(headers, rows, empty="the ipcache is empty")
-
-
-@click.group(
-    epilog="""\b
-Example:
-  axoneme bpf policy get backend"""
-)
-def bpf() -> None:
-    """Look into the kernel maps of a node."""
-
-
-@bpf.group(
-    "policy",
-    epilog="""\b
-Example:
-  axoneme bpf policy get backend""",
-)
-def bpf_policy() -> None:
-    """Policy maps."""
-
-
-@bpf_policy.command("get")
-@click.argument("wanted", metavar="ID|[NAMESPACE/]NAME", shell_complete=completion.pods)
-@node_option("Node of the endpoint; needed when several could be meant.")
-@output_option
-@connected
-def bpf_policy_get(client: Client, wanted: str, node_name: str, output: str) -> None:
-    """Show the policy map of an endpoint with the rules behind each entry.
-
-    \b
-    Examples:
-      axoneme bpf policy get backend
-      axoneme bpf policy get default/backend -o json
-      axoneme bpf policy get 1 --node node1
-    """
-    from axoneme.api.node.v1 import node_pb2
-
-    name, endpoint_id = find_endpoint(client, wanted, node_name)
-    answer = client.node(name).GetPolicyMap(node_pb2.GetPolicyMapRequest(endpoint_id=endpoint_id))
-    if output == "json":
-        print_json(answer)
-        return
-    headers = ("direction", "peer", "ports", "action", "precedence", "rules")
-    empty = "no policy map: the endpoint is locked, everything is dropped"
-    print_table(headers, [_policy_row(entry) for entry in answer.entries], empty=empty)
-
-
-def find_endpoint(client: Client, wanted: str, node_name: str) -> tuple[str, int]:
-    """Node and id of the one endpoint that an id, a pod name or NAMESPACE/NAME means."""
-    found = [
-        (name, one)
-        for name in _nodes(client, node_name)
-        for one in _endpoints(client, name)
-        if _is(one, wanted)
-    ]
-    if not found:
-        place = node_name or "any node of the context"
-        raise NotFound(f"no endpoint {wanted} on {place}; `axoneme endpoint list` shows them")
-    if len(found) > 1:
-        places = ", ".join(f"{one.namespace}/{one.pod_name} on {name}" for name, one in found)
-        raise InvalidArgument(f"{wanted} means several endpoints: {places}; name the pod or give --node")
-    name, one = found[0]
-    return name, one.endpoint_id
-
-
-def _is(one: node_pb2.Endpoint, wanted: str) -> bool:
-    names = (str(one.endpoint_id), one.pod_name, f"{one.namespace}/{one.pod_name}")
-    return wanted in names
-
-
-def _endpoints(client: Client, node_name: str) -> Iterator[node_pb2.Endpoint]:
-    from axoneme.api.node.v1 import node_pb2
-
-    stub = client.node(node_name)
-    return _pages(
-        lambda token: stub.ListEndpoints(node_pb2.ListEndpointsRequest(page_token=token)), "endpoints"
-    )
-
-
-def _nodes(client: Client, node_name: str) -> list[str]:
-    names = sorted(client.context.nodes)
-    if not names:
-        raise InvalidArgument.of_field("context", "names no node; write its socket under `nodes`")
-    return [node_name] if node_name else names
-
-
-def _one_node(client: Client, node_name: str) -> str:
-    names = _nodes(client, node_name)
-    if len(names) > 1:
-        raise InvalidArgument.of_field("--node", f"name one of {', '.join(names)}")
-    return names[0]
-
-
-def _pages(fetch: Callable[[str], Any], field: str) -> Iterator[Any]:
-    token = ""
-    while True:
-        answer = fetch(token)
-        yield from getattr(answer, field)
-        token = answer.next_page_token
-        if not token:
-            return
 
 
 def _endpoint_row(node_name: str, one: node_pb2.Endpoint) -> tuple[object, ...]:
@@ -417,30 +337,3 @@ def _endpoint_row(node_name: str, one: node_pb2.Endpoint) -> tuple[object, ...]:
 
 def _enforcement(number: int) -> str:
     return {1: "default allow", 2: "default deny"}.get(number, "unknown")
-
-
-def _policy_row(entry: node_pb2.PolicyMapEntry) -> tuple[object, ...]:
-    from axoneme.lib.identities import name_of
-
-    rules = [
-        f"{o.kind} {f'{o.namespace}/' if o.namespace else ''}{o.name} {o.rule}".strip() for o in entry.origins
-    ]
-    return (
-        {1: "ingress", 2: "egress"}.get(entry.direction, "unknown"),
-        name_of(entry.identity) if entry.identity else "any",
-        _ports(entry),
-        {1: "allow", 2: "deny", 3: "redirect"}.get(entry.action, "unknown")
-        + (" (audit: reported only)" if entry.audit else ""),
-        entry.precedence,
-        "; ".join(rules) or ("default allow" if entry.action == 1 else "default deny"),
-    )
-
-
-def _ports(entry: node_pb2.PolicyMapEntry) -> str:
-    if not entry.protocol:
-        return "any"
-    name = PROTOCOLS.get(entry.protocol, str(entry.protocol))
-    if not entry.port_prefix_length:
-        return name
-    last = entry.port + (1 << (16 - entry.port_prefix_length)) - 1
-    return f"{name} {entry.port}" if last == entry.port else f"{name} {entry.port}-{last}"

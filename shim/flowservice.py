@@ -17,7 +17,7 @@ from shim.datapath import Datapath
 from shim.flownames import NodeNames
 from shim.flows.decode import FlowDecoder
 from shim.flows.feed import FlowFeed, pump
-from shim.flows.ring import RingReader
+from shim.flows.polledring import open_ring
 from shim.flows.store import FlowStore
 from shim.maps import layout
 from shim.observer import ObserverService
@@ -39,7 +39,7 @@ class FlowService:
         events = datapath.maps.get(layout.EVENTS.name)
         if isinstance(events, KernelMap):
             lost: Callable[[], int] = partial(lost_events_of, datapath)
-            scope.start("flow events", pump(self.feed, RingReader.from_fd(events.fileno()), lost))
+            scope.start("flow events", pump(self.feed, open_ring(events.fileno()), lost))
 
 
 def boot_clock_ns() -> int:

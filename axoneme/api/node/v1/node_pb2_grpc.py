@@ -227,7 +227,8 @@ class NodeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RegenerateEndpoint(self, request, context):
-        """Attaches the programs of an endpoint again in place, computes its policy map anew and checks both. Fails NOT_FOUND.
+        """Attaches the programs of an endpoint again in place, compares its policy map with its policy and repairs it, and
+        has each of its connections judged again. Fails NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

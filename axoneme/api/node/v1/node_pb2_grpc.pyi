@@ -555,7 +555,9 @@ class NodeServiceStub(typing.Generic[_NodeServiceAddEndpointType, _NodeServiceDe
     """Returns what happened to one endpoint, oldest first. Fails NOT_FOUND for a number that was never used here."""
 
     RegenerateEndpoint: _NodeServiceRegenerateEndpointType
-    """Attaches the programs of an endpoint again in place, computes its policy map anew and checks both. Fails NOT_FOUND."""
+    """Attaches the programs of an endpoint again in place, compares its policy map with its policy and repairs it, and
+    has each of its connections judged again. Fails NOT_FOUND.
+    """
 
     ListConnections: _NodeServiceListConnectionsType
     """Lists connections as the kernel holds them, newest first."""
@@ -768,7 +770,9 @@ class NodeServiceServicer(metaclass=abc.ABCMeta):
         request: axoneme.api.node.v1.node_pb2.RegenerateEndpointRequest,
         context: _ServicerContext,
     ) -> typing.Union[axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse, collections.abc.Awaitable[axoneme.api.node.v1.node_pb2.RegenerateEndpointResponse]]:
-        """Attaches the programs of an endpoint again in place, computes its policy map anew and checks both. Fails NOT_FOUND."""
+        """Attaches the programs of an endpoint again in place, compares its policy map with its policy and repairs it, and
+        has each of its connections judged again. Fails NOT_FOUND.
+        """
 
     @abc.abstractmethod
     def ListConnections(

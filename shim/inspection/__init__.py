@@ -1,0 +1,1 @@
+"""Looks into the kernel for people: connections, translations, frontends, counters, endpoint histories."""
