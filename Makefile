@@ -13,9 +13,9 @@ GRPC_TOOLS := 1.76.0
 CHAPTER ?= policy
 
 CONTROL_PACKAGES := python3-venv etcd-server curl procps
-NODE_PACKAGES := clang llvm libbpf-dev libbpf1 bpftool linux-libc-dev libc6-dev iproute2 iputils-ping iperf3 etcd-client util-linux
+NODE_PACKAGES := clang llvm libbpf-dev libbpf1 bpftool linux-libc-dev libc6-dev iproute2 iputils-ping iperf3 etcd-client util-linux containernetworking-plugins python3-bpfcc
 
-.PHONY: help setup system demo test test-unit bench bpf fuzz lint gen lock mutants soak clean
+.PHONY: help setup system demo test test-unit bench bpf fuzz lint gen lock mutants soak test-kernels clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,10 @@ fuzz: $(VENV)/.installed ## coverage-guided fuzzers of policy reading and resolv
 
 mutants: $(VENV)/.installed ## seeded mistakes in the policy engine, each of which a test must catch
 	@$(BIN)/python -m tests.mutants.runner
+
+test-kernels: setup ## every program on Debian's kernels 6.1 and 6.12, in a virtual machine without KVM
+	@scripts/install-system-packages qemu-system-x86 busybox-static
+	@$(BIN)/python -m tests.kernels
 
 lint: $(VENV)/.installed ## ruff, mypy, import-linter, buf lint, buf breaking, generated stubs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
