@@ -39,14 +39,23 @@ COMMANDS: dict[str, Entry] = {
     "observe": Entry("axoneme.cli.observe:observe", CLIENT, "Show flows with verdict and the deciding rule."),
     "policy": Entry("services.policy.cli:policy", CLIENT, "Apply, get, delete and list policies; serve."),
     "identity": Entry("services.identity.cli:identity", CLIENT, "List and get identities; serve."),
+    "service": Entry("services.clustermesh.cli:service", CLIENT, "Apply, get, delete and list services."),
     "endpoint": Entry("shim.cli:endpoint", CLIENT, "List, add and delete the endpoints of a node."),
+    "monitor": Entry(
+        "shim.monitorcli:monitor", CLIENT, "Print a node's drops, traces and verdicts."
+    ),
+    "trace": Entry(
+        "shim.diagnostics.cli:trace", CLIENT, "Trace this machine's kernel: drops, connects, retransmits."
+    ),
     "ipcache": Entry("shim.cli:ipcache", CLIENT, "List prefixes and identities as a node's kernel has them."),
-    "bpf": Entry("shim.cli:bpf", CLIENT, "Look into the kernel maps of a node."),
+    "bpf": Entry("shim.bpfcli:bpf", CLIENT, "Look into the kernel maps of a node."),
+    "health": Entry("shim.health.cli:health", CLIENT, "Show which nodes reach each other; probe them."),
     "lab": Entry(
         "axoneme.lab.cli:lab", LAB, "Run a laboratory on this machine: up, down, status, exec, env, demo."
     ),
     "certs": Entry("axoneme.cli.certs:certs", LAB, "Make a CA and certificates, and show them."),
     "node": Entry("shim.cli:node", SERVE, "List nodes; serve all processes of one node."),
+    "clustermesh": Entry("services.clustermesh.cli:clustermesh", SERVE, "Serve the clustermesh service."),
     "relay": Entry(
         "services.hubble_relay.cli:relay", SERVE, "Serve the relay, which merges the flows of all nodes."
     ),

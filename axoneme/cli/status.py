@@ -38,6 +38,7 @@ EPILOG = """\b
 Examples:
   axoneme status                 the running lab, or the context of $AXONEME_CONTEXT
   axoneme status --wait          until all is well, at most 60 s
+  axoneme status --verbose       also what the kernel of each node can do
   axoneme status -o json         for programs; exit code 1 when something is wrong"""
 
 
@@ -63,9 +64,10 @@ class PartStatus:
     "--wait", is_flag=False, flag_value=WAIT_SECONDS, default=0.0, type=float, metavar="[SECONDS]",
     help=f"Ask again until all is well [{WAIT_SECONDS:g} s when no time is given].",
 )  # fmt: skip
+@click.option("--verbose", is_flag=True, help="Also show what the kernel of each node can do.")
 @render.output_option
 @connected
-def status(client: Client, wait: float, output: str) -> int:
+def status(client: Client, wait: float, verbose: bool, output: str) -> int:
     """Says in words what works and what does not."""
     parts = collect(client)
     deadline = time.monotonic() + wait
@@ -73,6 +75,8 @@ def status(client: Client, wait: float, output: str) -> int:
         time.sleep(WAIT_STEP_SECONDS)
         parts = collect(client)
     _print(client, parts, output)
+    if verbose and output != "json":
+        click.echo("\n" + "\n".join(feature_lines(parts)))
     return 0 if _well(parts) else 1
 
 
@@ -83,6 +87,8 @@ def collect(client: Client) -> list[PartStatus]:
         ("policy", lambda: service_status(client, "policy")),
         ("relay", lambda: relay_status(client)),
     ]
+    if client.context.clustermesh:  # a cluster may have no services
+        questions.insert(2, ("clustermesh", lambda: service_status(client, "clustermesh")))
     questions += [
         (name, functools.partial(node_status, client, name)) for name in sorted(client.context.nodes)
     ]
@@ -150,6 +156,16 @@ def judge_node(part: PartStatus, answer: node_pb2.GetNodeStatusResponse) -> None
     part.detail = "; ".join(words)
     for problem in answer.problems:  # the node says in words what its streams and endpoints lack
         part.degrade(problem)
+
+
+def feature_lines(parts: list[PartStatus]) -> list[str]:
+    """What the kernel of each node can do, and what it lacks with the reason."""
+    lines = []
+    for part in parts:
+        features = sorted(getattr(part.data, "features", {}).items())
+        if features:
+            lines.append(f"{part.name}: " + ", ".join(f"{name} {value}" for name, value in features))
+    return lines or ["no node has told what its kernel can do"]
 
 
 def _answer(name: str, question: Callable[[], PartStatus], seconds: float) -> PartStatus:

@@ -12,8 +12,8 @@ from axoneme.lab.topology import Cluster, Node
 
 LOOPBACK = "127.0.0.1"
 ETCD, ETCD_PEER = 2379, 2380
-IDENTITY, POLICY, RELAY, OBSERVER = 4301, 4302, 4245, 4244
-METRICS = {"identity": 9962, "policy": 9963, "relay": 9965, "node": 9966}
+IDENTITY, POLICY, CLUSTERMESH, RELAY, OBSERVER = 4301, 4302, 4303, 4245, 4244
+METRICS = {"identity": 9962, "policy": 9963, "clustermesh": 9964, "relay": 9965, "node": 9966}
 SIMULATED_BASE, SIMULATED_STEP = 20_000, 1_000
 # Offsets inside a simulated cluster's block; nodes count on from theirs.
 SIMULATED_OFFSETS = {
@@ -21,10 +21,12 @@ SIMULATED_OFFSETS = {
     ETCD_PEER: 380,
     IDENTITY: 301,
     POLICY: 302,
+    CLUSTERMESH: 303,
     RELAY: 245,
     OBSERVER: 400,
     9962: 962,
     9963: 963,
+    9964: 964,
     9965: 965,
     9966: 600,
 }
@@ -52,6 +54,10 @@ class Addresses:
     @property
     def policy(self) -> str:
         return self._listener(self.cluster.address(CONTROL_HOST), POLICY)
+
+    @property
+    def clustermesh(self) -> str:
+        return self._listener(self.cluster.address(CONTROL_HOST), CLUSTERMESH)
 
     @property
     def relay(self) -> str:

@@ -12,6 +12,7 @@ from axoneme.lab.topology import Cluster
 from axoneme.lib import certs
 
 LIFETIME = timedelta(days=30)
+STORE_SERVICES = ("identity", "policy", "clustermesh")
 LOOPBACK_NAMES = ("127.0.0.1", "::1")
 
 
@@ -21,11 +22,11 @@ def issue_all(cluster: Cluster, files: ClusterFiles) -> None:
     mesh, etcd = directory / "authority", directory / "etcd-authority"
     for authority in (mesh, etcd):
         certs.create_ca(authority, cluster.trust_domain)
-    roles = [("svc", name, name) for name in ("identity", "policy", "relay")]
+    roles = [("svc", name, name) for name in (*STORE_SERVICES, "relay")]
     roles += [("node", node.name, node.name) for node in cluster.nodes]
     roles += [("user/admin", "lab", "user")]
     for role, name, folder in roles:
         certs.issue(mesh, role, name, directory / folder, ttl=LIFETIME)
     certs.issue(etcd, "svc", "etcd", directory / "etcd", ttl=LIFETIME, ip_sans=LOOPBACK_NAMES)
-    for name in ("identity", "policy"):
+    for name in STORE_SERVICES:
         certs.issue(etcd, "svc", name, directory / f"{name}-etcd", ttl=LIFETIME)

@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -52,6 +52,12 @@ def lab() -> None:
     help="Pods of each cluster; backend… serve HTTP on 8080 (frontend@node1,batch@node1,backend@node2).",
 )
 @click.option(
+    "--routing-mode",
+    type=click.Choice(["direct", "tunnel"]),
+    default="direct",
+    help="How packets travel between nodes: routed, or in VXLAN (direct).",
+)
+@click.option(
     "--topology",
     "topology_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -64,6 +70,7 @@ def up(
     clusters: int,
     nodes: int,
     pods: str,
+    routing_mode: str,
     topology_file: Path | None,
     control_plane: bool,
     keep: bool,
@@ -91,7 +98,8 @@ def up(
     progress = Progress(quiet=quiet)
     _refuse_mixture(topology_file)
     with _one_line_errors():
-        wanted = _topology(clusters, nodes, pods, topology_file, control_plane)
+        settings = {} if routing_mode == "direct" else {"routing_mode": routing_mode}
+        wanted = _topology(clusters, nodes, pods, topology_file, control_plane, settings)
         root = root_directory()
         if (present := state.load(root)) and laboratory.running(present):
             _refuse_other(present, wanted)
@@ -162,7 +170,8 @@ def exec_(pod: str, command: tuple[str, ...]) -> NoReturn:
         cluster, _, found = present.topology.find_pod(pod)
         if present.topology.simulated:
             raise LabError("simulated: no packets; this lab has no namespaces to run a command in")
-        line = pods.command_inside(cluster, found, present.files(cluster).hosts, command)
+        cgroup = present.plan(cluster).pod_cgroup(found)
+        line = pods.command_inside(cluster, found, present.files(cluster).hosts, command, cgroup=cgroup)
     os.execvp(line[0], line)  # noqa: S606  # the very point of the command
 
 
@@ -207,17 +216,26 @@ def demo(chapter: str) -> None:
 def _refuse_mixture(topology_file: Path | None) -> None:
     """A file says all; a flag beside it would be ignored without a word."""
     context = click.get_current_context()
-    for name in ("clusters", "nodes", "pods"):
+    for name in ("clusters", "nodes", "pods", "routing_mode"):
         if topology_file and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(
-                f"--{name} and --topology exclude each other; write it into {topology_file}"
+                f"--{name.replace('_', '-')} and --topology exclude each other; write it into {topology_file}"
             )
 
 
-def _topology(clusters: int, nodes: int, pods: str, file: Path | None, simulated: bool) -> Topology:
+def _topology(
+    clusters: int,
+    nodes: int,
+    pods: str,
+    file: Path | None,
+    simulated: bool,
+    node_settings: Mapping[str, object],
+) -> Topology:
     if file is None:
         names = [name.strip() for name in pods.split(",") if name.strip()]
-        return topology.from_flags(clusters=clusters, nodes=nodes, pods=names, simulated=simulated)
+        return topology.from_flags(
+            clusters=clusters, nodes=nodes, pods=names, simulated=simulated, node_settings=node_settings
+        )
     import yaml
 
     try:
@@ -230,7 +248,7 @@ def _topology(clusters: int, nodes: int, pods: str, file: Path | None, simulated
 def _refuse_other(present: LabState, wanted: Topology) -> None:
     """What was asked for by a flag is not what runs: say so instead of nodding."""
     context = click.get_current_context()
-    names = ("clusters", "nodes", "pods", "topology_file", "control_plane")
+    names = ("clusters", "nodes", "pods", "routing_mode", "topology_file", "control_plane")
     asked = [context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in names]
     if any(asked) and not topology.same(present.topology, wanted):
         raise LabError("a lab of another shape is up: `axoneme lab down` first, then this command again")
@@ -277,6 +295,7 @@ def _environment(present: LabState, cluster: Cluster) -> dict[str, str]:
         "AXONEME_RELAY": addresses.relay,
         "AXONEME_IDENTITY": addresses.identity,
         "AXONEME_POLICY": addresses.policy,
+        "AXONEME_CLUSTERMESH": addresses.clustermesh,
         "AXONEME_CA": ca,
         "AXONEME_CERT": cert,
         "AXONEME_KEY": key,

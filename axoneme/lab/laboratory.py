@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from axoneme.client.context import SYSTEM_LAB_DIRECTORY
-from axoneme.lab import certificates, endpoints, network, pods, processes, readiness, state
+from axoneme.lab import certificates, cgroups, endpoints, network, pods, processes, readiness, state
 from axoneme.lab.errors import LabError
 from axoneme.lab.files import toml, write_json, write_text
 from axoneme.lab.plan import BPFFS, ETCD_BINARY, PlannedProcess
@@ -27,6 +27,7 @@ from axoneme.lab.progress import Progress
 from axoneme.lab.state import LabState
 from axoneme.lab.topology import PREFIX, Cluster, Topology
 from axoneme.lib.errors import AxonemeError
+from axoneme.lib.nodenames import health_namespace
 
 STOP_SECONDS = 5.0
 TOOLS = {"ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux", "curl": "curl"}
@@ -57,7 +58,7 @@ def down(root: Path, progress: Progress, *, network_too: bool | None = None) -> 
     removed = _stop_processes(recorded, with_namespaces=network_too, progress=progress)
     if network_too:
         with progress.step("removing network namespaces and pins"):
-            removed += network.remove() + _remove_pins()
+            removed += network.remove() + _remove_pins() + cgroups.remove(cgroups.hierarchy())
     if root.exists():
         shutil.rmtree(root)
         removed.append(f"directory {root}")
@@ -127,6 +128,7 @@ def _build(lab: LabState, progress: Progress) -> None:
     if not simulated:
         with progress.step(f"network: {len(network.namespaces(lab.topology))} namespaces"):
             network.build(lab.topology)
+            cgroups.build(lab.topology, cgroups.hierarchy())
             _prepare_pins(lab)
     with progress.step("etcd"):
         etcds = [(cluster, start(lab, cluster, lab.plan(cluster).etcd())) for cluster in clusters]
@@ -161,6 +163,7 @@ def wait_ready(lab: LabState, cluster: Cluster, *, seconds: float = readiness.LI
     """Waits until every process of a cluster works. Raises LabError naming the first that does not."""
     with readiness.connect(lab.files(cluster).context) as client:
         checks = {"identity": readiness.identity(client), "policy": readiness.policy(client)}
+        checks["clustermesh"] = readiness.clustermesh(client)
         checks |= {node.name: readiness.node(client, node.name) for node in cluster.nodes}
         checks["relay"] = readiness.relay(client, len(cluster.nodes))
         for name, check in checks.items():
@@ -205,8 +208,13 @@ def _filesystem_types(path: Path) -> list[str]:
 
 
 def _remove_pins() -> list[str]:
+    """The pins of all nodes, and the namespaces of their health endpoints, which are named after them."""
     removed = []
     for directory in sorted(BPFFS.glob(f"{PREFIX}-*")) if BPFFS.is_dir() else []:
+        for folder in directory.glob("axoneme/*"):
+            name = health_namespace(folder)
+            done = subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+            removed += [] if done.returncode else [f"namespace {name}"]
         shutil.rmtree(directory, ignore_errors=True)
         removed.append(f"pins {directory}")
     return removed

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from axoneme.lab.addresses import Addresses
+from axoneme.lab.cgroups import joining, node_folder
 from axoneme.lab.files import ClusterFiles
 from axoneme.lab.network import entering
 from axoneme.lab.topology import PREFIX, Cluster, Node, Pod
@@ -35,6 +36,7 @@ class ClusterPlan:
     cluster: Cluster
     files: ClusterFiles
     simulated: bool
+    cgroups: Path | None = None
 
     @property
     def addresses(self) -> Addresses:
@@ -66,17 +68,24 @@ class ClusterPlan:
         return PlannedProcess(name="etcd", command=[*self._entering(self.cluster.control_netns), *command])
 
     def services(self) -> list[PlannedProcess]:
-        """identity and policy: what nodes need."""
+        """identity, policy and clustermesh: what nodes need."""
         identity = {
             **self._service("identity", self.addresses.identity),
             "cluster_id": self.cluster.number,
             "pod_cidr_pools": list(self.cluster.pod_cidr_pools),
         }
         policy = self._service("policy", self.addresses.policy)
+        clustermesh = {
+            **self._service("clustermesh", self.addresses.clustermesh),
+            "service_cidrs": list(self.cluster.service_cidrs),
+        }
         control = self.cluster.control_netns
         return [
             self._axoneme("identity", ["identity"], control, {**identity, **self._etcd("identity")}),
             self._axoneme("policy", ["policy"], control, {**policy, **self._etcd("policy")}),
+            self._axoneme(
+                "clustermesh", ["clustermesh"], control, {**clustermesh, **self._etcd("clustermesh")}
+            ),
         ]
 
     def relay(self) -> PlannedProcess:
@@ -96,6 +105,7 @@ class ClusterPlan:
             "trust_domain": self.cluster.trust_domain,
             "identity_targets": [self.addresses.identity],
             "policy_targets": [self.addresses.policy],
+            "clustermesh_targets": [self.addresses.clustermesh],
             **self._tls(node.name),
             "internal_ips": self.addresses.internal_ips(node),
             "observer_listen": self.addresses.observer(node),
@@ -104,6 +114,7 @@ class ClusterPlan:
             "state_directory": str(self.files.node(node.name) / "state"),
             "bpffs": str(self.pins),
             "datapath": "memory" if self.simulated else "kernel",
+            **self._sockets(node),
             **self.cluster.settings.get("node", {}),
         }
         words = ["shim"] if self.simulated else ["node"]
@@ -111,10 +122,14 @@ class ClusterPlan:
 
     def webserver(self, pod: Pod) -> PlannedProcess:
         module = ["-m", "axoneme.lab.webserver", "--name", pod.name, "--port", str(pod.http_port)]
-        netns = self.cluster.netns(pod.name)
-        return PlannedProcess(
-            name=f"web-{pod.name}", command=[*self._entering(netns), sys.executable, *module]
-        )
+        inside = [*self._entering(self.cluster.netns(pod.name)), *joining(self.pod_cgroup(pod))]
+        return PlannedProcess(name=f"web-{pod.name}", command=[*inside, sys.executable, *module])
+
+    def pod_cgroup(self, pod: Pod) -> Path | None:
+        """The cgroup of a pod; None on a machine without cgroup v2."""
+        node = next(node for node, one in self.cluster.pods() if one.name == pod.name)
+        folder = node_folder(self.cluster, node.name, self.cgroups)
+        return folder / pod.name if folder else None
 
     @property
     def pins(self) -> Path:
@@ -129,6 +144,7 @@ class ClusterPlan:
             "trust_domain": self.cluster.trust_domain,
             "identity": [self.addresses.identity],
             "policy": [self.addresses.policy],
+            "clustermesh": [self.addresses.clustermesh],
             "relay": [self.addresses.relay],
             "tls": {key: str(self.files.certificate("user", name)) for key, name in tls.items()},
             "nodes": {node.name: str(self.files.shim_socket(node.name)) for node in self.cluster.nodes},
@@ -138,6 +154,13 @@ class ClusterPlan:
     def inside_control(self) -> list[str]:
         """Start of a command line that runs the rest beside the services."""
         return self._entering(self.cluster.control_netns)
+
+    def _sockets(self, node: Node) -> dict[str, object]:
+        """Only a node's own workloads get its service addresses translated at the socket."""
+        folder = node_folder(self.cluster, node.name, self.cgroups)
+        if self.simulated or folder is None:
+            return {"socket_lb": False}
+        return {"cgroup_root": str(folder)}
 
     def _service(self, name: str, listen: str) -> dict[str, object]:
         return {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from axoneme.lab.cgroups import joining
 from axoneme.lab.network import entering
 from axoneme.lab.topology import Cluster, Pod
 
@@ -19,9 +21,11 @@ def hosts_file(ips_by_pod: Mapping[str, Sequence[str]], cluster: Cluster) -> str
     return "\n".join(lines) + "\n"
 
 
-def command_inside(cluster: Cluster, pod: Pod, hosts: os.PathLike[str], command: Sequence[str]) -> list[str]:
+def command_inside(
+    cluster: Cluster, pod: Pod, hosts: os.PathLike[str], command: Sequence[str], *, cgroup: Path | None
+) -> list[str]:
     """The command line that runs a command in the pod, with the pods' names in /etc/hosts."""
     # A mount namespace of its own, so that the file is bound over /etc/hosts for this command alone.
     script = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
     isolated = ["unshare", "--mount", "--", "sh", "-c", script, "sh", os.fspath(hosts)]
-    return [*entering(cluster.netns(pod.name)), *isolated, *command]
+    return [*entering(cluster.netns(pod.name)), *joining(cgroup), *isolated, *command]

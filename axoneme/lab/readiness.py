@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from axoneme.api.clustermesh.v1 import clustermesh_pb2
 from axoneme.api.hubble.observer import observer_pb2
 from axoneme.api.identity.v1 import identity_pb2
 from axoneme.api.node.v1 import node_pb2
@@ -75,6 +76,11 @@ def policy(client: Client) -> Check:
     return _answers(
         lambda: client.policy.ListPolicies(policy_pb2.ListPoliciesRequest(), timeout=CALL_SECONDS)
     )
+
+
+def clustermesh(client: Client) -> Check:
+    request = clustermesh_pb2.ListServicesRequest()
+    return _answers(lambda: client.clustermesh.ListServices(request, timeout=CALL_SECONDS))
 
 
 def relay(client: Client, nodes: int) -> Check:

@@ -12,6 +12,7 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from axoneme.lab import cgroups
 from axoneme.lab import topology as topologies
 from axoneme.lab.files import ClusterFiles, write_json
 from axoneme.lab.plan import ClusterPlan
@@ -37,7 +38,8 @@ class LabState:
         return ClusterFiles(self.root, cluster.name)
 
     def plan(self, cluster: Cluster) -> ClusterPlan:
-        return ClusterPlan(cluster, self.files(cluster), self.topology.simulated)
+        root = None if self.topology.simulated else cgroups.hierarchy()
+        return ClusterPlan(cluster, self.files(cluster), self.topology.simulated, root)
 
     def process(self, cluster: str, name: str) -> Process:
         """The newest record of a process. Raises KeyError when there never was one."""

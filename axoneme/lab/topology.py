@@ -20,6 +20,7 @@ MAX_NODES = 99
 MAX_PODS = 200
 HTTP_PORT = 8080
 PREFIX = "axolab"
+CONFIGURABLE = ("identity", "policy", "clustermesh", "relay", "node")
 FABRIC = f"{PREFIX}-fabric"
 
 
@@ -86,6 +87,11 @@ class Cluster:
         """Pool/size of a node's block, as the identity service takes it."""
         return f"10.{self.number}.0.0/16/24", f"fd00:10:{self.number}::/48/64"
 
+    @property
+    def service_cidrs(self) -> tuple[str, str]:
+        """Networks of the cluster's service addresses."""
+        return f"172.20.{self.number}.0/24", f"fd00:20:{self.number}::/112"
+
     def pods(self) -> Iterator[tuple[Node, Pod]]:
         return ((node, pod) for node in self.nodes for pod in node.pods)
 
@@ -131,7 +137,12 @@ def default_pod(name: str) -> Pod:
 
 
 def from_flags(
-    *, clusters: int = 1, nodes: int = 2, pods: Sequence[str] = (), simulated: bool = False
+    *,
+    clusters: int = 1,
+    nodes: int = 2,
+    pods: Sequence[str] = (),
+    simulated: bool = False,
+    node_settings: Mapping[str, object] | None = None,
 ) -> Topology:
     """Builds equal clusters. `pods` are `NAME` or `NAME@NODE`; others go to the nodes in turn."""
     _check_range("--clusters", clusters, MAX_CLUSTERS)
@@ -142,6 +153,7 @@ def from_flags(
         "clusters": [
             {
                 "name": CLUSTER_NAMES[i] if i < len(CLUSTER_NAMES) else f"cluster{i + 1}",
+                "settings": {"node": dict(node_settings or {})},
                 "nodes": [{"name": name, "pods": placed[name]} for name in node_names],
             }
             for i in range(clusters)
@@ -214,9 +226,7 @@ def _cluster(item: object, where: str, number: int) -> Cluster:
     )
     names = [node.name for node in nodes] + [pod.name for node in nodes for pod in node.pods]
     _unique(names, f"{where}.nodes", "node or pod")
-    settings = _mapping(
-        fields.get("settings") or {}, f"{where}.settings", allowed=("identity", "policy", "relay", "node")
-    )
+    settings = _mapping(fields.get("settings") or {}, f"{where}.settings", allowed=CONFIGURABLE)
     return Cluster(
         name=_name(fields["name"], f"{where}.name"),
         number=number,

@@ -19,7 +19,7 @@ from axoneme.cli import main as root
 from axoneme.client.context import LAB_VARIABLE
 from axoneme.lab import state, topology
 from axoneme.lib.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
-from shim.cli import find_endpoint
+from shim.nodeaccess import find_endpoint
 
 
 def commands(

@@ -159,3 +159,10 @@ def test_problems_and_failures_of_a_node() -> None:
     status.judge_node(part, answer)
     assert part.problems == ["the map is full; raise it"]
     assert "4 flow events lost" in part.detail
+
+
+def test_features_are_shown_by_node() -> None:
+    answer = node_pb2.GetNodeStatusResponse(features={"tcx": "yes", "dsr": "needs Linux 7"})
+    parts = [status.PartStatus(name="policy"), status.PartStatus(name="node1", data=answer)]
+    assert status.feature_lines(parts) == ["node1: dsr needs Linux 7, tcx yes"]
+    assert status.feature_lines(parts[:1]) == ["no node has told what its kernel can do"]

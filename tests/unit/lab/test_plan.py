@@ -56,6 +56,7 @@ def test_listeners_follow_the_table_of_ports() -> None:
     (plan,) = plans()
     a, node = plan.addresses, plan.cluster.nodes[0]
     assert (a.identity, a.policy, a.relay) == ("198.18.1.10:4301", "198.18.1.10:4302", "198.18.1.10:4245")
+    assert (a.clustermesh, a.metrics("clustermesh")) == ("198.18.1.10:4303", "127.0.0.1:9964")
     assert a.observer(node) == "198.18.1.101:4244"
     assert (a.etcd, a.metrics("node", node)) == ("127.0.0.1:2379", "127.0.0.1:9966")
 
@@ -68,7 +69,7 @@ def test_settings_are_toml_that_reads_back() -> None:
 def test_only_services_know_etcd() -> None:
     (plan,) = plans()
     knowing = {process.name for process in processes(plan) if "etcd_endpoints" in process.settings}
-    assert knowing == {"identity", "policy"}
+    assert knowing == {"identity", "policy", "clustermesh"}
 
 
 def test_settings_of_the_topology_win() -> None:
