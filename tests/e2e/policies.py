@@ -70,3 +70,17 @@ spec:
   ingress:
   - fromEndpoints: [{matchLabels: {app: frontend}}]
 """
+
+
+def allow(target: str, source: str, port: int) -> str:
+    """Only `source` may reach `target`, on one port of TCP and UDP; both by their label app."""
+    return f"""
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: only-{source}-to-{target}, namespace: default}}
+spec:
+  endpointSelector: {{matchLabels: {{app: {target}}}}}
+  ingress:
+  - fromEndpoints: [{{matchLabels: {{app: {source}}}}}]
+    toPorts: [{{ports: [{{port: "{port}", protocol: TCP}}, {{port: "{port}", protocol: UDP}}]}}]
+"""

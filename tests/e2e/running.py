@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ class Running:
     def inside(self, pod: str, *command: str) -> list[str]:
         """Command line that runs a command in a pod."""
         cluster, _, found = self.state.topology.find_pod(pod)
-        return pods.command_inside(cluster, found, self.state.files(cluster).hosts, command)
+        hosts, cgroup = self.state.files(cluster).hosts, self.state.plan(cluster).pod_cgroup(found)
+        return pods.command_inside(cluster, found, hosts, command, cgroup=cgroup)
 
     def python(self, pod: str, *words: str) -> subprocess.Popen[str]:
         """Starts a sender or receiver of traffic.py in a pod."""
@@ -204,6 +205,16 @@ class Running:
         answer = self.client.node(node).ListIpcache(node_pb2.ListIpcacheRequest(page_size=1000))
         return {(entry.prefix, entry.identity) for entry in answer.entries}
 
+    def maglev_table(self, node: str, ip: str, port: int) -> list[str]:
+        """Backend addresses by element of the table behind a frontend, as the node's kernel has it."""
+        api = self.client.node(node)
+        shown = f"[{ip}]:{port}/" if ":" in ip else f"{ip}:{port}/"
+        found = api.ListFrontends(node_pb2.ListFrontendsRequest(filter=shown)).frontends
+        if not found:
+            return []
+        table = api.GetMaglevTable(node_pb2.GetMaglevTableRequest(set_id=found[0].set_id))
+        return [table.addresses[number] for number in table.backend_ids]
+
     def etcd_keys(self, prefix: str) -> list[str]:
         """Keys in the cluster's etcd; it lets in only who has a certificate of its own authority."""
         plan = self.state.plan(self.cluster)
@@ -230,9 +241,26 @@ class Running:
         """kill -9 of a process that the laboratory started."""
         processes.kill([self.process(name).pid], seconds=5)
 
-    def start(self, name: str) -> None:
-        """Starts a killed process again."""
-        laboratory.start(self.state, self.cluster, self._planned(name))
+    def start(self, name: str, **settings: object) -> None:
+        """Starts a stopped process again, with other settings where they are named."""
+        planned = self._planned(name)
+        if settings:
+            planned = replace(planned, settings={**planned.settings, **settings})
+        laboratory.start(self.state, self.cluster, planned)
+
+    def reconfigure_nodes(self, **settings: object) -> None:
+        """Stops all nodes in order and starts them with other settings; pods and their programs stay."""
+        for node in self.cluster.nodes:
+            process = self.process(node.name)
+            os.kill(process.pid, signal.SIGTERM)
+            eventually_sync(
+                lambda process=process: not processes.alive(process),  # type: ignore[misc]
+                seconds=READY_SECONDS,
+                message=f"{node.name} has stopped",
+            )
+        for node in self.cluster.nodes:
+            self.start(node.name, **settings)
+        self.wait_ready()
 
     def restart(self, name: str) -> None:
         self.kill(name)
@@ -247,9 +275,10 @@ class Running:
         """Pid of a node's process that runs `python -m MODULE`."""
         inode = (network.NETNS_DIRECTORY / self.cluster.netns(node)).stat().st_ino
         for pid in processes.find([], token="", netns_inodes=[inode]):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if module.encode() in words:
-                return pid
+            # It may have ended since.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return pid
         raise AssertionError(f"{module} does not run on {node}")
 
     def kill_shim(self, node: str) -> None:

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
 # ARCHITECTURE §2: addresses of every process, and etcd inside the control namespace.
 CONTROL_LISTENERS = {
-    *("198.18.1.10:4301", "198.18.1.10:4302", "198.18.1.10:4245"),
-    *("127.0.0.1:9962", "127.0.0.1:9963", "127.0.0.1:9965"),
+    *("198.18.1.10:4301", "198.18.1.10:4302", "198.18.1.10:4303", "198.18.1.10:4245"),
+    *("127.0.0.1:9962", "127.0.0.1:9963", "127.0.0.1:9964", "127.0.0.1:9965"),
     *("127.0.0.1:2379", "127.0.0.1:2380"),
 }
 
@@ -29,8 +29,10 @@ CONTROL_LISTENERS = {
 def as_role(lab: Running, directory: Path, authority: Path, role: str, name: str) -> Client:
     """A client with another certificate."""
     certs.issue(authority, role, name, directory)
-    files = {key: directory / file for key, file in (("cert_file", "tls.crt"), ("key_file", "tls.key"))}
-    return Client(dataclasses.replace(lab.client.context, **files), timeout_seconds=5)
+    context = dataclasses.replace(
+        lab.client.context, cert_file=directory / "tls.crt", key_file=directory / "tls.key"
+    )
+    return Client(context, timeout_seconds=5)
 
 
 @pytest.fixture
@@ -81,6 +83,9 @@ def test_nothing_listens_but_what_the_table_says(lab: Running) -> None:
     assert listeners(lab.cluster.control_netns) == CONTROL_LISTENERS
     for node in lab.cluster.nodes:
         wanted = {f"{lab.cluster.node_address(node)}:4244", "127.0.0.1:9966"}
+        wanted |= {
+            f"{ip}:4240" for ip in (lab.cluster.node_address(node), f"[{lab.cluster.node_address6(node)}]")
+        }
         assert listeners(lab.cluster.netns(node.name)) == wanted
 
 
@@ -89,8 +94,8 @@ def test_unix_sockets_are_for_root_alone(lab: Running) -> None:
         sockets = [
             path for path in lab.state.files(lab.cluster).node(node.name).iterdir() if path.is_socket()
         ]
-        assert {path.name for path in sockets} == {"shim.sock", "helper.sock"}
-        assert [oct(path.stat().st_mode & 0o777) for path in sockets] == ["0o600", "0o600"]
+        assert {path.name for path in sockets} == {"shim.sock", "helper.sock", "cni.sock"}
+        assert {oct(path.stat().st_mode & 0o777) for path in sockets} == {"0o600"}
 
 
 def test_the_shim_has_no_capability_and_can_get_none(lab: Running) -> None:

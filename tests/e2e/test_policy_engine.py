@@ -248,7 +248,9 @@ def test_what_a_node_cannot_enforce_leaves_the_last_policy_in_force(lab: Running
 def map_id(lab: Running, node: str, pod: str) -> int | None:
     """Number of the policy map that the kernel has for a pod."""
     endpoint = next(one for one in lab.endpoints() if one.pod_name == pod)
-    pin = lab.state.plan(lab.cluster).pins / "axoneme" / node / "v1" / layout.POLICY.name
+    pin = (
+        lab.state.plan(lab.cluster).pins / "axoneme" / node / f"v{layout.SCHEMA_VERSION}" / layout.POLICY.name
+    )
     outer = KernelMap.open(pin)
     try:
         return outer.inner_id(layout.policy_outer_key(endpoint.endpoint_id))

@@ -7,6 +7,10 @@ echo-client HOST PORT       sends a numbered line, waits for its echo, and so on
 udp-sink PORT               at each line of input and at the end prints a JSON object: packets by source
 udp-flood HOST PORT RATE    sends RATE packets a second; prints their number at the end
 udp-send HOST PORT COUNT    sends that many packets as fast as possible and ends
+mirror NAME PORT            answers every TCP connection and UDP packet with "NAME <address of the client>"
+ask KIND HOST PORT COUNT    KIND tcp or udp: asks a mirror that often, each time from a new socket; echo: an
+                            echo server. Prints each answer and what the socket says that it is connected to;
+                            "none" after a second without an answer
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import time
 from collections import Counter
 
 ECHO_SECONDS = 10.0
+SO_RCVBUFFORCE = 33  # beyond the system's limit: what a busy machine reads late is not lost
 
 
 def family_of(host: str) -> socket.AddressFamily:
@@ -92,7 +97,7 @@ def udp_sink(port: int) -> int:
     packets: Counter[str] = Counter()
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sink:
         sink.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        sink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         sink.bind(("::", port))
         print("READY", flush=True)
         while True:
@@ -126,6 +131,50 @@ def udp_send(host: str, port: int, count: int) -> int:
     return 0
 
 
+def mirror(name: str, port: int) -> int:
+    with (
+        socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as server,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as datagrams,
+    ):
+        datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        datagrams.bind(("::", port))
+        print("READY", flush=True)
+        while True:
+            readable = select.select([sys.stdin, server, datagrams], [], [])[0]
+            if sys.stdin in readable and not sys.stdin.readline():
+                return 0
+            if server in readable:
+                connection, client = server.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(said(name, client))
+            if datagrams in readable:
+                client = datagrams.recvfrom(2048)[1]
+                datagrams.sendto(said(name, client), client)
+
+
+def said(name: str, client: tuple[object, ...]) -> bytes:
+    return f"{name} {str(client[0]).removeprefix('::ffff:')}\n".encode()
+
+
+def ask(kind: str, host: str, port: int, count: int) -> int:
+    for _ in range(count):
+        try:
+            print(*asked(kind, host, port), flush=True)
+        except OSError as error:
+            print("none", type(error).__name__, flush=True)
+    return 0
+
+
+def asked(kind: str, host: str, port: int) -> tuple[str, str]:
+    with socket.socket(family_of(host), socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as asking:
+        asking.settimeout(1.0)
+        asking.connect((host, port))
+        if kind != "tcp":
+            asking.send(b"echo")
+        answer = asking.recv(2048).decode().strip()
+        return answer, str(asking.getpeername()[0])
+
+
 def main() -> int:
     name, *words = sys.argv[1:]
     match name:
@@ -141,6 +190,10 @@ def main() -> int:
             return udp_flood(words[0], int(words[1]), int(words[2]))
         case "udp-send":
             return udp_send(words[0], int(words[1]), int(words[2]))
+        case "mirror":
+            return mirror(words[0], int(words[1]))
+        case "ask":
+            return ask(words[0], words[1], int(words[2]), int(words[3]))
     return 2
 
 
