@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from axoneme.lib import log
 from axoneme.lib.errors import AxonemeError
@@ -37,7 +37,9 @@ class MapAudit:
         workloads: Workloads,
         links: LinkCheck,
         now: Callable[[], dt.datetime],
+        steps: Sequence[Callable[[], Awaitable[list[str]]]] = (),
     ) -> None:
+        """`steps` come first, in this order: what others rest on, such as devices that routes lead to."""
         self.repairs = 0
         self.last_time: dt.datetime | None = None
         self.problem = ""
@@ -48,6 +50,7 @@ class MapAudit:
         self._workloads = workloads
         self._links = links
         self._now = now
+        self._steps = steps
         self._lock = asyncio.Lock()
 
     async def run(self) -> list[str]:
@@ -60,7 +63,8 @@ class MapAudit:
             ]
             repairs += await self._policies.audit()
             self.problem = ""
-            for step in (self._nodes.audit, self._links.run, self._workloads.repair_interfaces):
+            parts = (self._nodes.audit, self._links.run, self._workloads.repair_interfaces)
+            for step in (*self._steps, *parts):
                 repairs += await self._guarded(step)
             self.repairs += len(repairs)
             self.last_time = self._now()

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
+from axoneme.lib import identities
 from axoneme.lib.errors import NotFound
 from axoneme.lib.labels import LabelSet
 
@@ -35,6 +36,15 @@ _STEPS: Mapping[EndpointState, frozenset[EndpointState]] = {
     EndpointState.STALE: frozenset({EndpointState.READY, EndpointState.TERMINATING}),
     EndpointState.TERMINATING: frozenset(),
 }
+
+
+class HostPort(NamedTuple):
+    """A port of the node that leads to a workload."""
+
+    host_port: int  # 1–65535
+    container_port: int  # 1–65535
+    protocol: int  # as in the IP header: TCP, UDP or SCTP
+    host_ip: str  # address of the node on which it listens; empty: all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +69,21 @@ class Endpoint:
     published: bool = False
     named_ports: tuple[tuple[int, str, int], ...] = ()  # protocol, name, number; sorted
     audit: bool = False  # what policy denies passes and is reported
+    aggregation: int = 0  # level of trace events as in the node API, 0: the node's
+    host_ports: tuple[HostPort, ...] = ()  # sorted
+    adopted: bool = False  # another program made the interface; only programs are attached to it
+    cni_container: str = ""  # container and network of the CNI attachment that this endpoint is, if it is one
+    cni_network: str = ""
 
     @property
     def name(self) -> str:
         """`namespace/name`, unique on the node."""
         return f"{self.namespace}/{self.pod_name}"
+
+    @property
+    def is_own(self) -> bool:
+        """It is the node's health endpoint: no service gives it an identity, a policy or publishes it."""
+        return self.identity == identities.HEALTH
 
     def dump(self) -> dict[str, Any]:
         """Form for the state file."""
@@ -78,6 +98,10 @@ class Endpoint:
         fields["ips"] = tuple(fields["ips"])
         ports = fields.get("named_ports", ())
         fields["named_ports"] = tuple((int(protocol), str(name), int(port)) for protocol, name, port in ports)
+        fields["host_ports"] = tuple(
+            HostPort(int(port), int(inner), int(protocol), str(ip))
+            for port, inner, protocol, ip in fields.get("host_ports", ())
+        )
         return cls(**fields)
 
 

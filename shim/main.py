@@ -3,6 +3,7 @@
     identity ── SubscribeIpcache ──► IpcacheSink ─┐
              └─ SubscribeNodes ────► NodeSink ────┼─► NodeIpcache ─► axoneme_ipexact, axoneme_ipcache
                                         └─► routes (helper), PeerTable
+    clustermesh ── SubscribeServices ──► LoadBalancer ─► axoneme_lb, axoneme_lb_slots, axoneme_lb_backends, …
     policy ──── SubscribeEndpointPolicies ─► PolicySink ─► axoneme_policy, axoneme_ep
                                                  └─► LocalIdentities ─► NodeIpcache (named prefixes)
     node API (unix socket) ─► Workloads ─► helper, maps, services
@@ -36,7 +37,7 @@ from axoneme.lib.errors import AxonemeError
 from axoneme.lib.roles import parse_name_roles
 from axoneme.lib.tasks import TaskScope
 from axoneme.lib.tls import TlsFiles
-from shim import privileges
+from shim import privileges, seccomp
 from shim.config import ShimConfig
 from shim.datapath import Datapath, KernelDatapath, MemoryDatapath
 from shim.node import Node
@@ -71,11 +72,17 @@ async def run(cfg: ShimConfig) -> int:
         policy = await stack.enter_async_context(
             ServiceChannel(cfg.policy_targets, tls, f"policy.{cfg.domain}", rng=rng)
         )
+        clustermesh = None
+        if cfg.clustermesh_targets:
+            clustermesh = await stack.enter_async_context(
+                ServiceChannel(cfg.clustermesh_targets, tls, f"clustermesh.{cfg.domain}", rng=rng)
+            )
         node = Node(
             cfg,
             datapath=datapath,
             identity=identity,
             policy=policy,
+            clustermesh=clustermesh,
             rng=rng,
             registry=registry,
             version=version(),
@@ -107,6 +114,7 @@ async def _serve_locally(stack: contextlib.AsyncExitStack, cfg: ShimConfig, node
         )
     )
     local.set_serving("", True)
+    await stack.enter_async_context(node.cni.serving(cfg.run_directory / "cni.sock"))
     logger.info("node API is served", extra={log.NODE: cfg.node_name})
 
 
@@ -150,7 +158,7 @@ def open_datapath(cfg: ShimConfig) -> Datapath:
     """The kernel's or the simulated one, as configured."""
     if cfg.simulated:
         return MemoryDatapath()
-    return KernelDatapath(cfg.pin_directory, HelperClient(cfg.helper_socket))
+    return KernelDatapath(cfg.pin_directory, HelperClient(cfg.helper_socket), cfg.network)
 
 
 async def _started(datapath: Datapath) -> None:
@@ -208,4 +216,5 @@ def serve(cfg: ShimConfig) -> int:
 
 
 if __name__ == "__main__":
+    seccomp.forbid_execution()
     sys.exit(main())

@@ -46,7 +46,12 @@ class NodeIpcache:
     """Merge, reconciler and identity labels of one node."""
 
     def __init__(
-        self, table: Table[str, IpcacheValue], *, cluster_name: str, clock: Callable[[], float]
+        self,
+        table: Table[str, IpcacheValue],
+        *,
+        cluster_name: str,
+        clock: Callable[[], float],
+        tunnel: bool = False,
     ) -> None:
         self.merge = IpcacheMerge()
         self.reconciler = Reconciler("axoneme_ipcache", table, clock=clock)
@@ -55,6 +60,7 @@ class NodeIpcache:
         """Hears of labels that the identity stream gave a number, or took away."""
         self._lookup = LongestPrefix(self.merge)
         self._cluster_name = cluster_name
+        self._tunnel = tunnel
         self._incomplete = {IPCACHE_STREAM, NODE_STREAM}
         self._inherited: list[str] = []
         self._prefixes: dict[str, int] = {}  # named by policies
@@ -69,10 +75,10 @@ class NodeIpcache:
         return not self._incomplete
 
     def put_stream_entry(self, entry: PrefixEntry) -> None:
-        """A statement of the identity service."""
+        """A statement of the identity service; the node that has the address matters only to a tunnel."""
         value = IpcacheValue(
             identity=entry.identity,
-            tunnel_endpoint=entry.tunnel_endpoint,
+            tunnel_endpoint=entry.tunnel_endpoint if self._tunnel else "",
             encryption_key=entry.encryption_key,
         )
         self.merge.put(

@@ -22,6 +22,10 @@ from axoneme.lib.requests import RequestLog
 from shim.audit import MapAudit
 from shim.cookies import CookieTable
 from shim.endpoints import Endpoint, EndpointTable
+from shim.health.report import HealthReport
+from shim.hostports import decode_host_ports, host_ports_message
+from shim.inspection.service import Inspection, InspectionMethods
+from shim.ipam import decode_ips
 from shim.ipcache import IpcacheMerge, IpcacheValue
 from shim.maps import layout
 from shim.namedports import decode_named_ports, named_ports_message
@@ -29,7 +33,8 @@ from shim.policies import PolicySink
 from shim.privileged import protocol
 from shim.reconciler import Table
 from shim.status import NodeStatus
-from shim.workloads import Wanted, Workloads
+from shim.wanted import Wanted
+from shim.workloads import Workloads
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,7 +43,7 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
-class NodeService(node_pb2_grpc.NodeServiceServicer):
+class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
     """Serves one node on its unix socket."""
 
     def __init__(
@@ -52,8 +57,11 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         ipcache_table: Table[str, IpcacheValue],
         audit: MapAudit,
         status: NodeStatus,
+        health: HealthReport,
+        inspection: Inspection,
         requests: RequestLog,
     ) -> None:
+        self._inspection = inspection
         self._endpoints = endpoints
         self._workloads = workloads
         self._policies = policies
@@ -62,6 +70,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         self._ipcache_table = ipcache_table
         self._audit = audit
         self._status = status
+        self._health = health
         self._requests = requests
 
     def add_to(self, server: grpc.aio.Server) -> list[str]:
@@ -118,6 +127,43 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             "local", "SetEndpointAudit", request.request_id, switch, content=content
         )
 
+    async def SetEndpointConfig(
+        self, request: node_pb2.SetEndpointConfigRequest, context: Context
+    ) -> node_pb2.SetEndpointConfigResponse:
+        """Changes the switches that are set."""
+        audit = request.audit if request.HasField("audit") else None
+        level = request.aggregation if request.HasField("aggregation") else None
+        if level is not None and level not in node_pb2.AggregationLevel.values():
+            raise InvalidArgument.of_field("aggregation", f"{level} is no level")
+
+        async def change() -> node_pb2.SetEndpointConfigResponse:
+            endpoint = await asyncio.shield(
+                self._workloads.configure(request.endpoint_id, audit=audit, aggregation=level)
+            )
+            return node_pb2.SetEndpointConfigResponse(endpoint=self._message(endpoint))
+
+        content = request.SerializeToString(deterministic=True)
+        return await self._requests.run(
+            "local", "SetEndpointConfig", request.request_id, change, content=content
+        )
+
+    async def RegenerateEndpoint(
+        self, request: node_pb2.RegenerateEndpointRequest, context: Context
+    ) -> node_pb2.RegenerateEndpointResponse:
+        """Attaches and computes anew; the audit says what was wrong before."""
+
+        async def regenerate() -> node_pb2.RegenerateEndpointResponse:
+            repairs = await asyncio.shield(self._workloads.regenerate(request.endpoint_id))
+            repairs += await asyncio.shield(self._audit.run())
+            self._inspection.log.note(request.endpoint_id, f"regenerated, {len(repairs)} repairs")
+            endpoint = self._endpoints.require(request.endpoint_id)
+            return node_pb2.RegenerateEndpointResponse(endpoint=self._message(endpoint), repairs=repairs)
+
+        content = request.SerializeToString(deterministic=True)
+        return await self._requests.run(
+            "local", "RegenerateEndpoint", request.request_id, regenerate, content=content
+        )
+
     async def ListEndpoints(
         self, request: node_pb2.ListEndpointsRequest, context: Context
     ) -> node_pb2.ListEndpointsResponse:
@@ -165,8 +211,8 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
     async def GetPolicyMap(
         self, request: node_pb2.GetPolicyMapRequest, context: Context
     ) -> node_pb2.GetPolicyMapResponse:
-        """Lists what the kernel's policy map of an endpoint holds; a locked endpoint has none."""
-        endpoint = self._endpoints.require(request.endpoint_id)
+        """Lists what the kernel's policy map of an endpoint, or of the host (0), holds, if it has one."""
+        endpoint = self._policies.holder(request.endpoint_id)
         bpf_map = self._policies.map_of(endpoint.endpoint_id)
         rows = [] if bpf_map is None else bpf_map.items()
         decoded = sorted((layout.policy_key_from_bytes(key), value) for key, value in rows)
@@ -188,6 +234,12 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         """Audits now."""
         return node_pb2.AuditMapsResponse(repairs=await self._audit.run())
 
+    async def GetHealth(
+        self, request: node_pb2.GetHealthRequest, context: Context
+    ) -> node_pb2.GetHealthResponse:
+        """What this node reaches."""
+        return await self._health.answer(probe=request.probe)
+
     def _message(self, endpoint: Endpoint) -> node_pb2.Endpoint:
         policy = self._policies.in_force(endpoint.endpoint_id)
         return node_pb2.Endpoint(
@@ -206,6 +258,9 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             policy_generation=endpoint.policy_generation,
             named_ports=named_ports_message(endpoint.named_ports),
             audit=endpoint.audit or self._workloads.audits_all,
+            host_ports=host_ports_message(endpoint.host_ports),
+            adopted=endpoint.adopted,
+            aggregation=node_pb2.AggregationLevel.ValueType(endpoint.aggregation),
         )
 
     def _ipcache_entry(self, prefix: str, value: IpcacheValue) -> node_pb2.IpcacheMapEntry:
@@ -246,6 +301,9 @@ def decode_wanted(request: node_pb2.AddEndpointRequest) -> Wanted:
         interface_name=protocol.check_interface("interface_name", request.interface_name or "eth0"),
         named_ports=decode_named_ports(request.named_ports),
         audit=request.audit,
+        ips=decode_ips(request.ips),
+        host_ports=decode_host_ports(request.host_ports),
+        adopt=request.adopt,
         request_id=request.request_id,
     )
 

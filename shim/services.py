@@ -21,7 +21,7 @@ from axoneme.lib.rpcerrors import error_from_rpc
 from shim.endpoints import Endpoint
 from shim.namedports import named_ports_message
 from shim.routes import NodeEntry
-from shim.wire import node_entry
+from shim.wire import node_entry, node_message
 
 T = TypeVar("T")
 
@@ -70,13 +70,7 @@ class Services:
 
     async def register(self, node: NodeEntry) -> Registration:
         """Wanted PodCIDRs go in, given ones come back."""
-        wanted = identity_pb2.Node(
-            name=node.name,
-            internal_ips=node.internal_ips,
-            pod_cidrs=node.pod_cidrs,
-            observer_address=node.observer_address,
-        )
-        request = identity_pb2.RegisterNodeRequest(node=wanted)
+        request = identity_pb2.RegisterNodeRequest(node=node_message(node))
         answer = await self._identity(lambda stub: stub.RegisterNode(request, timeout=CALL_SECONDS))
         ttl = answer.lease_ttl.ToTimedelta().total_seconds()
         return Registration(node=node_entry(answer.node), lease_ttl_seconds=ttl)

@@ -27,11 +27,16 @@ class NodeState:
 
     pod_cidrs: tuple[str, ...] = ()
     router_ips: tuple[str, ...] = ()
+    health_ips: tuple[str, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     last_endpoint_id: int = 0  # the number that was given out last, so that numbers go round the whole range
     released: tuple[int, ...] = ()  # identities whose release the identity service has not confirmed yet
     cookies: dict[str, Any] = field(default_factory=dict)
     local_identities: dict[str, Any] = field(default_factory=dict)
+    last_backend_id: int = (
+        0  # numbers given out last, so that one of a backend or a set is not soon another's
+    )
+    last_set_id: int = 0
 
 
 class StateFile:
@@ -50,11 +55,14 @@ class StateFile:
             return NodeState(
                 pod_cidrs=tuple(raw["pod_cidrs"]),
                 router_ips=tuple(raw["router_ips"]),
+                health_ips=tuple(raw.get("health_ips", ())),
                 endpoints=tuple(Endpoint.load(one) for one in raw["endpoints"]),
                 last_endpoint_id=int(raw.get("last_endpoint_id", 0)),
                 released=tuple(raw["released"]),
                 cookies=raw["cookies"],
                 local_identities=raw.get("local_identities", {}),
+                last_backend_id=int(raw.get("last_backend_id", 0)),
+                last_set_id=int(raw.get("last_set_id", 0)),
             )
         except FileNotFoundError:
             return NodeState()
@@ -70,11 +78,14 @@ class StateFile:
             "format": FORMAT,
             "pod_cidrs": state.pod_cidrs,
             "router_ips": state.router_ips,
+            "health_ips": state.health_ips,
             "endpoints": [one.dump() for one in state.endpoints],
             "last_endpoint_id": state.last_endpoint_id,
             "released": state.released,
             "cookies": state.cookies,
             "local_identities": state.local_identities,
+            "last_backend_id": state.last_backend_id,
+            "last_set_id": state.last_set_id,
         }
         if raw == self._written:
             return

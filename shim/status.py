@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from axoneme.api.node.v1 import node_pb2
+from axoneme.lib.bpf.features import REQUIRED
 from axoneme.lib.bpf.maps import split_cpus
 from axoneme.lib.intentstream import StreamState
 from shim.audit import MapAudit
 from shim.datapath import Datapath, map_levels
 from shim.endpoints import EndpointState, EndpointTable
+from shim.features import PRESENT
 from shim.links import LinkCheck
 from shim.maps import layout
 from shim.membership import Membership
@@ -21,6 +23,7 @@ SERVICE_BY_STREAM = {
     "SubscribeIpcache": "identity",
     "SubscribeNodes": "identity",
     "SubscribeEndpointPolicies": "policy",
+    "SubscribeServices": "clustermesh",
 }
 
 
@@ -41,7 +44,9 @@ class NodeStatus:
         streams: Callable[[], Sequence[StreamState]],
         lost_events: Callable[[], int],
         policy_audit: bool = False,
+        parts: Sequence[Callable[[], Iterable[str]]] = (),
     ) -> None:
+        """`parts` say in words what is wrong with them."""
         self.features: dict[str, str] = {}
         self._node_name, self._cluster_name, self._version = node_name, cluster_name, version
         self._endpoints = endpoints
@@ -52,6 +57,7 @@ class NodeStatus:
         self._streams = streams
         self._lost_events = lost_events
         self._policy_audit = policy_audit
+        self._parts = parts
 
     def message(self) -> node_pb2.GetNodeStatusResponse:
         """Everything at this moment."""
@@ -63,7 +69,7 @@ class NodeStatus:
             simulated=self._datapath.simulated,
             streams=[_stream(state) for state in self._streams()],
             maps=[node_pb2.MapStatus(name=n, entries=held, max_entries=room) for n, held, room in levels],
-            endpoints=dict(Counter(endpoint.state.name for endpoint in self._endpoints)),
+            endpoints=dict(Counter(one.state.name for one in self._endpoints if not one.is_own)),
             problems=self.problems(levels),
             features=self.features,
             audit_repairs=self._audit.repairs,
@@ -91,10 +97,13 @@ class NodeStatus:
                 found.append(
                     f"map {name} holds {held} of {room} entries; new ones will be refused when it is full"
                 )
+        for part in self._parts:
+            found += part()
         found += self._links.problems()
         if self._audit.problem:
             found.append(self._audit.problem)
-        if missing := [f"{name} ({reason})" for name, reason in self.features.items() if reason == "no"]:
+        lacking = {name: self.features.get(name, PRESENT) for name in REQUIRED}
+        if missing := [f"{name} ({reason})" for name, reason in lacking.items() if reason != PRESENT]:
             found.append(f"this kernel lacks {', '.join(missing)}")
         return found
 
@@ -102,7 +111,9 @@ class NodeStatus:
         """Why the node cannot serve new endpoints yet; None when it can."""
         if not self._membership.registered:
             return self._membership.problem
-        waiting = [state for state in self._streams() if not state.synced]
+        # Services are no part of policy: an endpoint may start before their first snapshot.
+        streams = [state for state in self._streams() if SERVICE_BY_STREAM.get(state.name) != "clustermesh"]
+        waiting = [state for state in streams if not state.synced]
         return stream_problems(waiting[0])[0] if waiting else None
 
 

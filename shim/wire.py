@@ -32,7 +32,23 @@ def node_entry(node: identity_pb2.Node) -> NodeEntry:
         internal_ips=tuple(str(ipaddress.ip_address(ip)) for ip in node.internal_ips),
         pod_cidrs=tuple(str(ipaddress.ip_network(cidr)) for cidr in node.pod_cidrs),
         router_ips=tuple(str(ipaddress.ip_address(ip)) for ip in node.router_ips),
+        health_ips=tuple(str(ipaddress.ip_address(ip)) for ip in node.health_ips),
         observer_address=node.observer_address,
+        labels=tuple(sorted(node.labels.items())),
+        features=tuple(sorted(node.features.items())),
+    )
+
+
+def node_message(node: NodeEntry) -> identity_pb2.Node:
+    """What a node says of itself when it registers; the service chooses the rest."""
+    return identity_pb2.Node(
+        name=node.name,
+        internal_ips=node.internal_ips,
+        pod_cidrs=node.pod_cidrs,
+        health_ips=node.health_ips,
+        observer_address=node.observer_address,
+        labels=dict(node.labels),
+        features=dict(node.features),
     )
 
 

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from axoneme.lib import log
 from axoneme.lib.bpf.errors import BpfError
 from axoneme.lib.bpf.maps import BpfMap
-from axoneme.lib.errors import AlreadyExists, AxonemeError, InvalidArgument, NotFound, Unavailable
+from axoneme.lib.errors import AxonemeError, InvalidArgument, NotFound, Unavailable
 from axoneme.lib.labels import LabelSet, workload_labels
 from axoneme.lib.policycodec import subject_key
 from shim.datapath import Datapath
-from shim.endpoints import Endpoint, EndpointState, EndpointTable
+from shim.endpoints import Endpoint, EndpointState, EndpointTable, HostPort
 from shim.ipam import Ipam, NumberPool
 from shim.ipcache import Rank
 from shim.maps import base, layout
@@ -32,6 +32,7 @@ from shim.policies import PolicySink
 from shim.reconciler import Reconciler
 from shim.services import ControlPlane
 from shim.tables import MapTable
+from shim.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +42,6 @@ class InterestChanger(Protocol):
 
     async def change_interest(self, added: Collection[str] = (), removed: Collection[str] = ()) -> None:
         """Declares which subjects live here."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """A workload that asks for an endpoint; labels as in the request, netns and interface name checked."""
-
-    namespace: str
-    pod_name: str
-    labels: tuple[str, ...]
-    netns: str
-    interface_name: str
-    named_ports: tuple[tuple[int, str, int], ...] = ()  # protocol, name, number; sorted
-    audit: bool = False
-    request_id: str = ""
 
 
 class EndpointMap:
@@ -105,7 +92,9 @@ class Workloads:
         host_ip: Callable[[], str],
         first_policy_seconds: float,
         first_generation: Callable[[], int],
+        check_host_ports: Callable[[Sequence[HostPort]], None] = lambda _: None,
     ) -> None:
+        """`check_host_ports` raises AlreadyExists for one that a service has."""
         self.endpoints = endpoints
         self.ipam = Ipam()
         self.numbers = NumberPool()
@@ -122,6 +111,7 @@ class Workloads:
         self._host_ip = host_ip
         self._first_policy_seconds = first_policy_seconds
         self._first_generation = first_generation
+        self._check_host_ports = check_host_ports
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -142,13 +132,17 @@ class Workloads:
             if endpoint is None:
                 endpoint = await self._create(wanted, labels)
             else:
-                _check_equal(endpoint, wanted, labels)
+                wanted.check_equal(endpoint, labels)
             return await self._finish(endpoint)
 
     async def _create(self, wanted: Wanted, labels: LabelSet) -> Endpoint:
         async with self._lock(labels.key):
             identity = await self._services.allocate_identity(labels, wanted.request_id)
-            endpoint = self._new_endpoint(wanted, labels, identity)
+            try:
+                endpoint = self._new_endpoint(wanted, labels, identity)
+            except AxonemeError:
+                self.released.add(identity)  # with the next round, unless another endpoint has it
+                raise
             self.endpoints.put(endpoint)
         try:
             self._checkpoint()
@@ -165,10 +159,39 @@ class Workloads:
             raise Unavailable(str(error), reason="KERNEL_REFUSED") from error
         return self.endpoints.require(endpoint.endpoint_id)
 
+    async def add_own(
+        self, number: int, name: str, labels: LabelSet, identity: int, ips: tuple[str, ...], netns: str
+    ) -> Endpoint:
+        """An endpoint of the node itself: number and identity are reserved, addresses held for it already,
+        and nobody is told of it here. Raises AxonemeError, BpfError or OSError; then it is not there."""
+        async with self._lock(f"/{name}"):
+            endpoint = Endpoint(
+                endpoint_id=number,
+                namespace="",
+                pod_name=name,
+                labels=labels,
+                identity=identity,
+                ips=ips,
+                netns=netns,
+                state_reason="waits for its first mapstate",
+                policy_generation=self._first_generation(),
+            )
+            self.endpoints.put(endpoint)
+            try:
+                self._checkpoint()
+                await self._connect(endpoint)
+                await self._policies.apply_to(endpoint.endpoint_id)
+            except (AxonemeError, BpfError, OSError):
+                await _try("endpoint not removed yet", self._remove(endpoint))
+                raise
+        return self.endpoints.require(endpoint.endpoint_id)
+
     def _new_endpoint(self, wanted: Wanted, labels: LabelSet, identity: int) -> Endpoint:
+        wanted.check_free(self.endpoints)
+        self._check_host_ports(wanted.host_ports)
         number = self.numbers.allocate()
         try:
-            ips = self.ipam.allocate(number)
+            ips = self._addresses(number, wanted)
         except AxonemeError:
             self.numbers.release(number)
             raise
@@ -183,14 +206,27 @@ class Workloads:
             pod_interface=wanted.interface_name,
             named_ports=wanted.named_ports,
             audit=wanted.audit,
+            host_ports=wanted.host_ports,
+            adopted=wanted.adopt,
+            cni_container=wanted.cni_container,
+            cni_network=wanted.cni_network,
             state_reason="waits for its first mapstate",
             # Conntrack entries of an earlier endpoint with this number and address must not look current.
             policy_generation=self._first_generation(),
         )
 
+    def _addresses(self, number: int, wanted: Wanted) -> tuple[str, ...]:
+        if not wanted.adopt:
+            return self.ipam.allocate(number, wanted.ips)
+        self.ipam.adopt(number, wanted.ips)  # those of the node's PodCIDRs are not given out a second time
+        return wanted.ips
+
     async def _connect(self, endpoint: Endpoint) -> Endpoint:
         """Interface, local maps, programs; everything is dropped until there is a mapstate."""
-        interface = await self._datapath.create_interface(endpoint)
+        if endpoint.adopted:
+            interface = await self._datapath.adopt_interface(endpoint)
+        else:
+            interface = await self._datapath.create_interface(endpoint)
         endpoint = self.endpoints.change(
             endpoint.endpoint_id,
             interface_name=interface.interface_name,
@@ -208,10 +244,18 @@ class Workloads:
         endpoint = await self._wait_for_policy(endpoint.endpoint_id)
         if not endpoint.published:
             await self._await_everywhere(endpoint)
-            await self._services.publish([endpoint], self._host_ip(), complete=False)
+            await self._services.publish(self.publishable([endpoint]), self._host_ip(), complete=False)
             endpoint = self.endpoints.change(endpoint.endpoint_id, published=True)
             self._checkpoint()
         return endpoint
+
+    def publishable(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+        """Endpoints with those addresses that this node may publish: adopted ones can have others as well."""
+        allowed = (
+            replace(one, ips=tuple(ip for ip in one.ips if ip in self.ipam)) if one.adopted else one
+            for one in endpoints
+        )
+        return [one for one in allowed if one.ips]
 
     async def _wait_for_policy(self, endpoint_id: int) -> Endpoint:
         """Returns once a mapstate is in force. Raises Unavailable after the configured time."""
@@ -256,6 +300,30 @@ class Workloads:
                 await self._policies.enforce_again(endpoint_id)
         return self.endpoints.require(endpoint_id)
 
+    async def configure(
+        self, endpoint_id: int, *, audit: bool | None = None, aggregation: int | None = None
+    ) -> Endpoint:
+        """Changes switches; None leaves one as it is. Raises NotFound."""
+        endpoint = self.endpoints.require(endpoint_id)
+        if audit is not None:
+            await self.set_audit(endpoint_id, audit)
+        async with self._lock(endpoint.name):
+            if aggregation is not None and self.endpoints.require(endpoint_id).aggregation != aggregation:
+                self._endpoint_map.write(self.endpoints.change(endpoint_id, aggregation=aggregation))
+                self._checkpoint()
+        return self.endpoints.require(endpoint_id)
+
+    async def regenerate(self, endpoint_id: int) -> list[str]:
+        """Attaches the programs again and has connections judged again. Raises NotFound; returns repairs."""
+        endpoint = self.endpoints.require(endpoint_id)
+        async with self._lock(endpoint.name):
+            before = (await self._datapath.interfaces()).get(endpoint_id)
+            await self._datapath.attach(self.endpoints.require(endpoint_id))
+            self._endpoint_map.write(self.endpoints.require(endpoint_id))
+            await self._policies.enforce_again(endpoint_id)
+        whole = before is not None and before.attached
+        return [] if whole else [f"programs: {endpoint.interface_name}: missing, attached again"]
+
     # --- removing
 
     async def delete(self, endpoint_id: int) -> None:
@@ -271,9 +339,10 @@ class Workloads:
         number = endpoint.endpoint_id
         endpoint = self.endpoints.step(number, EndpointState.TERMINATING, "is being removed")
         self._checkpoint()
-        await self._datapath.detach(endpoint)
-        if endpoint.published:
-            await _try("addresses not withdrawn", self._services.withdraw(endpoint.ips))
+        if not endpoint.adopted:  # somebody else's interface stays as it is, judged to the last
+            await self._datapath.detach(endpoint)
+        for shown in self.publishable([endpoint] if endpoint.published else ()):
+            await _try("addresses not withdrawn", self._services.withdraw(shown.ips))
         self._ipcache.put_addresses(Rank.ENDPOINT, str(number), endpoint.identity, ())
         self._ipcache.commit()
         await self._datapath.delete_interface(endpoint)
@@ -288,7 +357,7 @@ class Workloads:
     async def _release(self, endpoint: Endpoint) -> None:
         """The node's reference and interest go with the last endpoint of an identity."""
         async with self._lock(endpoint.labels.key):
-            if any(other.identity == endpoint.identity for other in self.endpoints):
+            if endpoint.is_own or any(other.identity == endpoint.identity for other in self.endpoints):
                 return
             self.released.add(endpoint.identity)
             await self.retry_releases()
@@ -347,6 +416,8 @@ class Workloads:
         except (NotFound, InvalidArgument) as error:
             logger.warning("workload is gone", extra={log.ENDPOINT: number, log.ERROR: log.clip(error)})
             self.endpoints.step(number, EndpointState.TERMINATING, "its network namespace is gone")
+        if endpoint.is_own:
+            return
         await self._interest.change_interest(added=[subject_key(endpoint.identity)])
 
     async def repair_programs(self) -> list[Endpoint]:
@@ -413,7 +484,8 @@ def encode_endpoint(endpoint: Endpoint, *, audit: bool = False) -> bytes:
     ipv6 = next((one for one, ip in zip(raw, endpoint.ips, strict=True) if ":" in ip), bytes(16))
     return layout.EndpointEntry(
         endpoint_id=endpoint.endpoint_id,
-        flags=layout.ENDPOINT_AUDIT if audit else 0,
+        flags=(layout.ENDPOINT_AUDIT if audit else 0)
+        | endpoint.aggregation << layout.ENDPOINT_AGGREGATION_SHIFT,
         identity=endpoint.identity,
         policy_generation=endpoint.policy_generation,
         ipv4=ipv4,
@@ -430,18 +502,6 @@ def _lives(endpoint: Endpoint) -> bool:
 
 def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", "")) if text else bytes(6)
-
-
-def _check_equal(endpoint: Endpoint, wanted: Wanted, labels: LabelSet) -> None:
-    if endpoint.state is EndpointState.TERMINATING:
-        raise Unavailable(f"endpoint {endpoint.endpoint_id} of that name is being removed; ask again")
-    present = (endpoint.labels, endpoint.netns, endpoint.pod_interface, endpoint.named_ports)
-    if present != (labels, wanted.netns, wanted.interface_name, wanted.named_ports):
-        raise AlreadyExists(
-            f"{endpoint.name} is endpoint {endpoint.endpoint_id} with other labels, netns, interface or named"
-            " ports; delete it first",
-            reason="ENDPOINT_EXISTS",
-        )
 
 
 async def _try(text: str, doing: Awaitable[object]) -> bool:

@@ -19,12 +19,18 @@ from types import ModuleType
 from tests.perf.result import CannotRunError, Result, table
 
 BENCHMARKS = (
+    "cni",
     "identity_allocation",
     "datapath",
     "flows",
+    "lb_sync",
+    "maglev",
     "policy_engine",
     "policy_fanout",
     "policy_latency",
+    "services_sync",
+    "socket_lb",
+    "sockmap",
     "tcp",
 )
 

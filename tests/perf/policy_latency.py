@@ -59,7 +59,7 @@ def wait_changed(maps: list[BpfMap], before: list[dict[int, int]]) -> None:
 
 
 def endpoint_map(lab: Running, node: str) -> BpfMap:
-    pins = lab.state.plan(lab.cluster).pins / "axoneme" / node / "v1"
+    pins = lab.state.plan(lab.cluster).pins / "axoneme" / node / f"v{layout.SCHEMA_VERSION}"
     return KernelMap.open(pins / "axoneme_ep")
 
 

@@ -33,6 +33,7 @@ from axoneme.lib.policycodec import subject_key, subject_number
 from shim.cookies import CookieTable
 from shim.datapath import MemoryDatapath
 from shim.endpoints import Endpoint, EndpointTable
+from shim.holders import Holders, Host
 from shim.ipam import Ipam
 from shim.localidentities import LocalIdentities
 from shim.maps import base, layout
@@ -41,7 +42,8 @@ from shim.policies import PolicySink
 from shim.routes import NodeEntry
 from shim.services import Registration
 from shim.tables import IpcacheTable
-from shim.workloads import EndpointMap, Wanted, Workloads
+from shim.wanted import Wanted
+from shim.workloads import EndpointMap, Workloads
 from tests.waiting import FakeClock
 
 MAX_ENTRIES = 40
@@ -176,6 +178,7 @@ class MemoryNode:
         *,
         max_entries: int = MAX_ENTRIES,
         audit: bool = False,
+        host: bool = False,
     ) -> None:
         self.clock = FakeClock()
         self.rng = random.Random(7)
@@ -192,13 +195,14 @@ class MemoryNode:
         self.ipcache = NodeIpcache(table, cluster_name="east", clock=self.clock)
         self.endpoint_map = EndpointMap(maps[layout.EP.name], clock=self.clock, audit=audit)
         self.local = LocalIdentities()
+        self.host_generations: list[int] = []
+        self.host = Host("n1", generation=7, write=self._write_host) if host else None
         self.policies = PolicySink(
-            endpoints=self.endpoints,
+            holders=Holders(self.endpoints, self.endpoint_map.write, self.host),
             datapath=self.datapath,
             cookies=self.cookies,
             local=self.local,
             prefixes=self.ipcache,
-            write_endpoint=self.endpoint_map.write,
             checkpoint=self._checkpoint,
             clock=self.clock,
             max_entries=max_entries,
@@ -221,6 +225,9 @@ class MemoryNode:
 
     def _checkpoint(self) -> None:
         self.checkpoints += 1
+
+    def _write_host(self, host: Endpoint) -> None:
+        self.host_generations.append(host.policy_generation)
 
     async def change_interest(self, added: Collection[str] = (), removed: Collection[str] = ()) -> None:
         """The policy stream: a new subject is answered with its policy."""

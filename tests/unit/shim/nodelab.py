@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from axoneme.lib.errors import Unavailable
-from shim.privileged import protocol
+from axoneme.lib.nodenames import health_namespace
+from shim.maps.layout import SCHEMA_VERSION
+from shim.privileged import health, protocol
 from shim.privileged.client import HelperClient
 from shim.supervisor import HELPER_CAPABILITIES
 from tests.waiting import eventually_sync
@@ -44,7 +46,7 @@ class NodeLab:
 
     @property
     def pins(self) -> Path:
-        return Path("/sys/fs/bpf/axoneme") / self.name / "v1"
+        return Path("/sys/fs/bpf/axoneme") / self.name / f"v{SCHEMA_VERSION}"
 
     def add_namespace(self, name: str) -> str:
         ip("netns", "add", name)
@@ -68,7 +70,8 @@ class NodeLab:
         """The helper with the rights that the supervisor leaves it."""
         # The way into the node's namespace needs what the helper may not have: rights go behind it.
         code = (
-            f"import os, sys; from shim import privileges; privileges.keep_only({capabilities});"
+            f"import os, sys; from shim import privileges, seccomp; privileges.keep_only({capabilities});"
+            "seccomp.install(seccomp.helper_program());"
             "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
         )
         words = ("--node-name", self.name, "--run-directory", str(self.directory / "run"))
@@ -97,6 +100,7 @@ class NodeLab:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+        health.remove(health_namespace(self.pins.parent))
         for name in self.namespaces:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         shutil.rmtree(self.pins.parent, ignore_errors=True)

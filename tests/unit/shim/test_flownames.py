@@ -185,13 +185,13 @@ async def test_the_generation_is_known_before_the_kernel_has_it(monkeypatch: Any
     named, asked = Named(), list[list[str]]()
     node = named.node
     endpoint = await node.workloads.add(wanted("web"))
-    write: Callable[..., None] = node.policies._write_endpoint
+    write: Callable[..., None] = node.policies._holders.write
 
     def look(written: Any) -> None:
         asked.append(denied(named, written.endpoint_id, written.policy_generation, named.now_ns))
         write(written)
 
-    monkeypatch.setattr(node.policies, "_write_endpoint", look)
+    monkeypatch.setattr(node.policies._holders, "write", look)
     await node.set_policy(endpoint.identity, also(allow(IdentityPeer(7_000)), "one"))
     assert asked == [["one"]]
 

@@ -72,6 +72,12 @@ def test_it_serves_says_what_is_missing_and_stops(
                 api.AddEndpoint(request, timeout=10)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             assert api.AuditMaps(node_pb2.AuditMapsRequest()).repairs == []
+            health = api.GetHealth(node_pb2.GetHealthRequest(probe=True)).nodes
+            assert [one.node for one in health] == ["east/n1"]
+            assert {(p.address, p.error) for p in health[0].paths} == {
+                ("192.0.2.1", "simulated: no packets"),
+                ("2001:db8::1", "simulated: no packets"),
+            }
             observe_locally(channel, tmp_path / "run" / "shim.sock")
             assert "axoneme_shim_link_repairs_total 0.0" in scraped(str(settings["metrics_address"]))
         process.terminate()

@@ -31,6 +31,8 @@ async def served(node: MemoryNode, directory: Path) -> AsyncIterator[node_pb2_gr
         ipcache_table=unused,
         audit=unused,
         status=unused,
+        health=unused,
+        inspection=unused,
         requests=RequestLog(),
     )
     address = f"unix://{directory}/shim.sock"

@@ -160,7 +160,7 @@ def check_whole(node: MemoryNode) -> None:
     for endpoint in node.endpoints:
         in_force = node.policies.in_force(endpoint.endpoint_id)
         if endpoint.state is EndpointState.READY and in_force is not None:
-            assert in_force is node.policies.policies[endpoint.identity]
+            assert in_force is node.policies.policies[subject_key(endpoint.identity)]
             assert held(node, endpoint) == fresh(node, endpoint, in_force)
 
 
@@ -175,7 +175,7 @@ def check_converged(node: MemoryNode) -> None:
             assert subject_key(endpoint.identity) in node.policies.failures
             continue
         if endpoint.state is EndpointState.READY:
-            assert in_force is node.policies.policies[endpoint.identity]
+            assert in_force is node.policies.policies[subject_key(endpoint.identity)]
         else:
             assert subject_key(endpoint.identity) in node.policies.failures
         assert held(node, endpoint) == fresh(node, endpoint, in_force)

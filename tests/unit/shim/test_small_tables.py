@@ -14,7 +14,7 @@ from axoneme.lib.labels import workload_labels
 from axoneme.lib.policy.model import Origin
 from shim.cookies import CookieTable
 from shim.endpoints import Endpoint, EndpointState, EndpointTable, generation_after
-from shim.routes import UNREACHABLE, NodeEntry, desired_routes
+from shim.routes import OVERLAY, UNREACHABLE, NodeEntry, desired_routes
 from shim.state import NodeState, StateFile
 
 
@@ -115,6 +115,17 @@ def test_routes_lead_to_other_nodes_by_family() -> None:
     }
 
 
+def test_a_tunnel_needs_no_address_of_the_family() -> None:
+    cidrs = ("10.2.0.0/24", "fd00:10:2::/64")
+    for ip in ("192.0.2.2", "2001:db8::2"):
+        nodes = [NodeEntry(cluster="west", name="n2", internal_ips=(ip,), pod_cidrs=cidrs)]
+        own = ("10.1.0.0/24", "fd00:10:1::/64")
+        assert desired_routes(nodes, "east/n1", own, tunnel=True) == {
+            **dict.fromkeys(own, UNREACHABLE),
+            **dict.fromkeys(cidrs, OVERLAY),
+        }
+
+
 def test_state_file_round_trip(tmp_path: Path) -> None:
     file = StateFile(tmp_path / "state")
     assert file.load() == NodeState()
@@ -122,6 +133,7 @@ def test_state_file_round_trip(tmp_path: Path) -> None:
         last_endpoint_id=41,
         pod_cidrs=("10.1.0.0/24",),
         router_ips=("10.1.0.1",),
+        health_ips=("10.1.0.200",),
         endpoints=(endpoint(),),
         released=(7,),
     )

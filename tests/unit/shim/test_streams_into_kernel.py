@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from axoneme.lib.identities import REMOTE_NODE, UNMANAGED
+import pytest
+
+from axoneme.lib.identities import HEALTH, REMOTE_NODE, UNMANAGED
 from axoneme.lib.labels import LabelSet
 from shim.ipcache import IpcacheValue, Rank
-from shim.maps import layout
-from shim.nodeipcache import IdentityEntry, IpcacheSink, PrefixEntry
+from shim.maps import base, layout
+from shim.nodeipcache import IdentityEntry, IpcacheSink, NodeIpcache, PrefixEntry
 from shim.nodes import NodeSink
-from shim.routes import UNREACHABLE, NodeEntry
+from shim.routes import OVERLAY, UNREACHABLE, NodeEntry
 from shim.tables import IpcacheTable, MemoryRoutes
 from tests.unit.shim.memorynode import MemoryNode
 
@@ -31,7 +34,7 @@ def sinks(node: MemoryNode) -> tuple[IpcacheSink, NodeSink]:
     return IpcacheSink(node.ipcache), nodes
 
 
-def other(**fields: tuple[str, ...]) -> dict[str, NodeEntry]:
+def other(**fields: Any) -> dict[str, NodeEntry]:
     values = {"internal_ips": ("192.0.2.2",), "pod_cidrs": ("10.2.0.0/24", "fd00:10:2::/64"), **fields}
     return {"node:east/n2": NodeEntry(cluster="east", name="n2", **values)}
 
@@ -70,7 +73,7 @@ async def test_removals_and_labels() -> None:
     node = MemoryNode()
     ipcache, _ = sinks(node)
     labels = LabelSet.parse(["k8s:app=web"])
-    upserts = {
+    upserts: dict[str, PrefixEntry | IdentityEntry] = {
         "identity:70000": IdentityEntry(number=70_000, labels=labels),
         "prefix:10.1.0.2/32": PrefixEntry(prefix="10.1.0.2/32", identity=70_000),
     }
@@ -101,7 +104,7 @@ async def test_full_map_fails_by_prefix_and_heals() -> None:
     node = MemoryNode()
     ipcache, _ = sinks(node)
     exact = node.datapath.memory_maps[layout.IPEXACT.name]
-    object.__setattr__(exact, "spec", layout._spec(exact.name, exact.kind, 16, exact.value_size, 1))
+    object.__setattr__(exact, "spec", base.spec(exact.name, exact.kind, 16, exact.value_size, 1))
     one, two = (PrefixEntry(prefix=f"10.1.0.{n}/32", identity=70_000) for n in (2, 3))
     failures = await ipcache.apply({"a": one, "b": two}, (), complete=False)
     assert [failure.reason for failure in failures.values()] == ["MAP_FULL"]
@@ -112,3 +115,53 @@ async def test_full_map_fails_by_prefix_and_heals() -> None:
     node.ipcache.commit()
     assert ipcache.failures() == {}
     assert lost in held(node)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("tunnel", [False, True])
+async def test_only_a_tunnel_needs_to_know_behind_which_node_an_address_is(family: int, tunnel: bool) -> None:
+    node = MemoryNode()
+    own, peer = (("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2"))[family == 6]
+    maps = node.datapath.maps
+    table = IpcacheTable(maps[layout.IPEXACT.name], maps[layout.IPCACHE.name])
+    ipcache = NodeIpcache(table, cluster_name="east", clock=node.clock, tunnel=tunnel)
+    routes = MemoryRoutes()
+    routes.upsert([("10.2.0.0/24", OVERLAY if not tunnel else "192.0.2.9"), ("10.9.0.0/24", "192.0.2.9")])
+    nodes = NodeSink(
+        own_key="east/n1",
+        ipcache=ipcache,
+        routes=routes,
+        clock=node.clock,
+        on_change=lambda _: None,
+        tunnel=tunnel,
+        own_ips=(own,),
+    )
+    await nodes.load()
+    entry = NodeEntry(
+        cluster="east",
+        name="n2",
+        internal_ips=("192.0.2.2", "2001:db8::2"),
+        pod_cidrs=("10.2.0.0/24", "fd00:10:2::/64"),
+        router_ips=("10.2.0.1", "fd00:10:2::1"),
+        health_ips=("10.2.0.9", "fd00:10:2::9"),
+    )
+    await nodes.apply({"node:east/n2": entry}, (), complete=True)
+    pod = PrefixEntry(prefix="10.2.0.7/32", identity=70_000, tunnel_endpoint=peer)
+    await IpcacheSink(ipcache).apply({"prefix:10.2.0.7/32": pod}, (), complete=True)
+    found = dict(table.items())
+    behind = peer if tunnel else ""
+    for prefix, identity in {
+        "10.2.0.0/24": UNMANAGED,
+        "fd00:10:2::/64": UNMANAGED,
+        "10.2.0.1/32": REMOTE_NODE,
+        "fd00:10:2::1/128": REMOTE_NODE,
+        "10.2.0.9/32": HEALTH,
+        "fd00:10:2::9/128": HEALTH,
+        "10.2.0.7/32": 70_000,
+    }.items():
+        assert found[prefix] == IpcacheValue(identity=identity, tunnel_endpoint=behind)
+    assert found["192.0.2.2/32"] == IpcacheValue(identity=REMOTE_NODE)
+    via = dict.fromkeys(entry.pod_cidrs, OVERLAY)
+    if not tunnel:
+        via = {"10.2.0.0/24": "192.0.2.2", "fd00:10:2::/64": "2001:db8::2"}
+    assert dict(routes.items()) == via, "no route of the other mode is left"
