@@ -73,11 +73,13 @@ class ClusterPlan:
             **self._service("identity", self.addresses.identity),
             "cluster_id": self.cluster.number,
             "pod_cidr_pools": list(self.cluster.pod_cidr_pools),
+            **self.cluster.settings.get("identity", {}),
         }
         policy = self._service("policy", self.addresses.policy)
         clustermesh = {
             **self._service("clustermesh", self.addresses.clustermesh),
             "service_cidrs": list(self.cluster.service_cidrs),
+            **self.cluster.settings.get("clustermesh", {}),
         }
         control = self.cluster.control_netns
         return [

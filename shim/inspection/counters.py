@@ -61,8 +61,8 @@ def _of_endpoints(bpf_map: BpfMap) -> Iterator[node_pb2.DatapathMetric]:
 
 
 def _drops(bpf_map: BpfMap) -> Iterator[node_pb2.DatapathMetric]:
-    rows = sorted((layout.EndpointDropKey.unpack(key), value) for key, value in bpf_map.items())
-    for key, value in rows:
+    rows = [(layout.EndpointDropKey.unpack(key), value) for key, value in bpf_map.items()]
+    for key, value in sorted(rows, key=lambda row: (row[0].endpoint_id, row[0].direction, row[0].reason)):
         yield _metric(key.endpoint_id, key.direction, key.reason, total(value))
 
 

@@ -293,6 +293,11 @@ class Running:
 
         eventually_sync(renewed, seconds=READY_SECONDS, message=f"the shim of {node} is back")
 
+    def problems(self, node: str) -> list[str]:
+        """What a node says is wrong with it."""
+        status = self.client.node(node).GetNodeStatus(node_pb2.GetNodeStatusRequest(), timeout=5)
+        return list(status.problems)
+
     def synced(self, node: str) -> bool:
         from axoneme.lib.errors import AxonemeError
 

@@ -21,6 +21,8 @@ from tests.waiting import eventually_sync
 
 PORT, BACKEND_PORT = 80, 9000
 COUNT = 12
+# Below one second nothing is sent twice; where no answer is expected nobody waits long.
+PATIENCE_SECONDS, STOPPED_SECONDS = 1.0, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +157,28 @@ def ask(
     kind: str = "tcp",
     sockets: bool = True,
     count: int = COUNT,
+    seconds: float = PATIENCE_SECONDS,
 ) -> list[Answer]:
     """Questions of a pod. With `sockets` its process is in the pod's cgroup, where sockets are translated;
     without, every packet has to be."""
-    words = [sys.executable, TRAFFIC, "ask", kind, host, str(port), str(count)]
+    words = [sys.executable, TRAFFIC, "ask", kind, host, str(port), str(count), str(seconds)]
     command = (
         lab.inside(source, *words) if sockets else [*network.entering(lab.cluster.netns(source)), *words]
     )
     return answers(command)
 
 
-def ask_from(netns: str, host: str, port: int, *, kind: str = "tcp", count: int = COUNT) -> list[Answer]:
+def ask_from(
+    netns: str,
+    host: str,
+    port: int,
+    *,
+    kind: str = "tcp",
+    count: int = COUNT,
+    seconds: float = PATIENCE_SECONDS,
+) -> list[Answer]:
     """Questions of somebody who is no pod."""
-    words = [sys.executable, TRAFFIC, "ask", kind, host, str(port), str(count)]
+    words = [sys.executable, TRAFFIC, "ask", kind, host, str(port), str(count), str(seconds)]
     return answers([*network.entering(netns), *words])
 
 
@@ -184,6 +195,16 @@ def _answer(line: str) -> Answer:
 def who(found: Sequence[Answer]) -> set[str]:
     """Names of the backends that answered; `none` among them when something got no answer."""
     return set(Counter(answer.backend for answer in found))
+
+
+def stopped(lab: Running, source: str, host: str, port: int = PORT, **how: Any) -> bool:
+    """Whether two questions of a pod get no answer."""
+    return who(ask(lab, source, host, port, count=2, seconds=STOPPED_SECONDS, **how)) == {"none"}
+
+
+def stopped_from(netns: str, host: str, port: int, **how: Any) -> bool:
+    """The same of somebody who is no pod."""
+    return who(ask_from(netns, host, port, count=2, seconds=STOPPED_SECONDS, **how)) == {"none"}
 
 
 def eventually_answers(lab: Running, source: str, host: str, port: int = PORT, **how: Any) -> None:

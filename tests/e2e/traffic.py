@@ -8,9 +8,10 @@ udp-sink PORT               at each line of input and at the end prints a JSON o
 udp-flood HOST PORT RATE    sends RATE packets a second; prints their number at the end
 udp-send HOST PORT COUNT    sends that many packets as fast as possible and ends
 mirror NAME PORT            answers every TCP connection and UDP packet with "NAME <address of the client>"
-ask KIND HOST PORT COUNT    KIND tcp or udp: asks a mirror that often, each time from a new socket; echo: an
-                            echo server. Prints each answer and what the socket says that it is connected to;
-                            "none" after a second without an answer
+ask KIND HOST PORT COUNT SECONDS
+                            asks a mirror (KIND tcp or udp) or an echo server (echo) that often, each time from a
+                            new socket. Prints each answer and what the socket says that it is connected to, or
+                            "none" after SECONDS without an answer
 """
 
 from __future__ import annotations
@@ -156,18 +157,18 @@ def said(name: str, client: tuple[object, ...]) -> bytes:
     return f"{name} {str(client[0]).removeprefix('::ffff:')}\n".encode()
 
 
-def ask(kind: str, host: str, port: int, count: int) -> int:
+def ask(kind: str, host: str, port: int, count: int, seconds: float) -> int:
     for _ in range(count):
         try:
-            print(*asked(kind, host, port), flush=True)
+            print(*asked(kind, host, port, seconds), flush=True)
         except OSError as error:
             print("none", type(error).__name__, flush=True)
     return 0
 
 
-def asked(kind: str, host: str, port: int) -> tuple[str, str]:
+def asked(kind: str, host: str, port: int, seconds: float) -> tuple[str, str]:
     with socket.socket(family_of(host), socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as asking:
-        asking.settimeout(1.0)
+        asking.settimeout(seconds)
         asking.connect((host, port))
         if kind != "tcp":
             asking.send(b"echo")
@@ -193,7 +194,7 @@ def main() -> int:
         case "mirror":
             return mirror(words[0], int(words[1]))
         case "ask":
-            return ask(words[0], words[1], int(words[2]), int(words[3]))
+            return ask(words[0], words[1], int(words[2]), int(words[3]), float(words[4]))
     return 2
 
 

@@ -197,7 +197,8 @@ def test_counters_are_named_and_summed_over_cpus() -> None:
     maps.node.update(layout.metric_key(Direction.INGRESS, 133), one * 2)
     maps.node.update(layout.lost_events_key(), one * 2)
     maps.endpoints.update(layout.endpoint_stats_key(7, Direction.INGRESS, dropped=False), one * 2)
-    maps.drops.update(layout.EndpointDropKey(7, 1, 133).pack(), one * 2)
+    for reason in (181, 133):
+        maps.drops.update(layout.EndpointDropKey(7, 1, reason).pack(), one * 2)
     found = counters.read(maps)
     assert found.lost_events == 4
     assert [
@@ -208,5 +209,6 @@ def test_counters_are_named_and_summed_over_cpus() -> None:
         (None, 2, "FORWARDED", 4, 600),
         (7, 1, "FORWARDED", 4, 600),
         (7, 1, "POLICY_DENIED", 4, 600),
+        (7, 1, "POLICY_DENY", 4, 600),
     ]
     assert counters.reason_name(255) == "255"
