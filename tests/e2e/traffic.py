@@ -9,9 +9,9 @@ udp-flood HOST PORT RATE    sends RATE packets a second; prints their number at 
 udp-send HOST PORT COUNT    sends that many packets as fast as possible and ends
 mirror NAME PORT            answers every TCP connection and UDP packet with "NAME <address of the client>"
 ask KIND HOST PORT COUNT SECONDS
-                            asks a mirror (KIND tcp or udp) or an echo server (echo) that often, each time from a
-                            new socket. Prints each answer and what the socket says that it is connected to, or
-                            "none" after SECONDS without an answer
+                            asks a mirror (tcp, udp) or an echo server (echo) that often, each time from a new
+                            socket; prints each answer and whom the socket is connected to, or "none" after
+                            SECONDS without an answer
 """
 
 from __future__ import annotations
