@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +144,19 @@ def test_a_host_port_leads_to_its_pod(lab: Running, version: int) -> None:
                 lab.command("endpoint", "delete", "ported", "--node", "node1")
     finally:
         subprocess.run(["ip", "netns", "delete", netns], check=True)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "examples/services").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_example_of_a_service_applies(lab: Running, path: Path) -> None:
+    printed = lab.command("service", "apply", "-f", str(path))
+    name = printed.out.split(" ")[0].removeprefix("service/")
+    try:
+        assert " created" in printed.out
+        assert "warning" not in (printed.out + printed.err).lower()
+        eventually_sync(
+            lambda: f"default/{name}" in lab.command("bpf", "lb", "list").out, message="nodes have it"
+        )
+    finally:
+        lab.command("service", "delete", name)
