@@ -4,7 +4,7 @@
  *
  *   axoneme_from_netdev   tcx ingress: what undoes or continues a translation -> frontends that the world may
  *                         use: a backend of this node keeps its client's address, one elsewhere sees the
- *                         node's and answers through it
+ *                         node's and answers through it, or keeps it too and answers by itself (dsr.h)
  *   axoneme_to_netdev     tcx egress: what undoes or continues a translation -> pods' connections to the
  *                         world look as if they were the node's (masquerading)
  *
@@ -18,6 +18,7 @@
 
 #include "nodepath.h"
 #include "snat.h"
+#include "dsr.h"
 
 #define IPV4_FRAGMENT 6 /* offset in the header */
 #define IPV4_DONT_FRAGMENT 0x4000
@@ -27,6 +28,7 @@
 
 #define BACKEND_HERE 1
 #define BACKEND_ELSEWHERE 2
+#define BACKEND_DIRECT 3 /* elsewhere, and wanted to answer by itself */
 
 static __always_inline int is_here(const struct lb_backend *backend)
 {
@@ -35,7 +37,7 @@ static __always_inline int is_here(const struct lb_backend *backend)
 }
 
 /* Finds the frontend and a backend, which it writes into `becomes`. Returns NO_FRONTEND, BACKEND_HERE,
- * BACKEND_ELSEWHERE or a drop reason. */
+ * BACKEND_ELSEWHERE, BACKEND_DIRECT or a drop reason. */
 __noinline int pick_backend(const struct packet *packet, struct nat_entry *becomes)
 {
 	const struct lb_service *service;
@@ -67,7 +69,9 @@ __noinline int pick_backend(const struct packet *packet, struct nat_entry *becom
 	becomes->destination_port_be = choice.backend.port_be;
 	becomes->backend_id = choice.backend_id;
 	becomes->set_id = choice.set_id;
-	return here ? BACKEND_HERE : BACKEND_ELSEWHERE;
+	if (here)
+		return BACKEND_HERE;
+	return service->flags & LB_DSR ? BACKEND_DIRECT : BACKEND_ELSEWHERE;
 }
 
 /* The node's address of the packet's family. Returns 0 when it has none. */
@@ -90,15 +94,23 @@ __noinline int open_service(struct __sk_buff *skb, const struct packet *packet, 
 	if (!packet)
 		return NO_FRONTEND;
 	found = pick_backend(packet, &becomes);
-	if (found != BACKEND_HERE && found != BACKEND_ELSEWHERE)
+	if (found != BACKEND_HERE && found != BACKEND_ELSEWHERE && found != BACKEND_DIRECT)
 		return found;
+	if (found == BACKEND_DIRECT && !answers_directly(skb, packet, &becomes.destination))
+		found = BACKEND_ELSEWHERE;
 	becomes.source = packet->key.source;
 	becomes.flags = NAT_SERVICE;
 	becomes.state = CT_NEW;
 	becomes.last_seen_ns = now;
 	if (found == BACKEND_ELSEWHERE && !node_address(&becomes.source, packet->flags & FLAG_IPV6))
 		return DROP_NO_NAT_MAPPING;
-	reason = claim_port(skb, &packet->key, &becomes, found == BACKEND_HERE ? NAT_TO_NET : NAT_FROM_NET);
+	if (found == BACKEND_DIRECT) {
+		becomes.flags |= NAT_DSR_CLIENT;
+		becomes.source_port_be = packet->key.source_port_be;
+		reason = 0;
+	} else {
+		reason = claim_port(skb, &packet->key, &becomes, found == BACKEND_HERE ? NAT_TO_NET : NAT_FROM_NET);
+	}
 	if (reason)
 		return reason;
 	reason = remember_translation(&packet->key, NAT_FROM_NET, 0, &becomes);
@@ -184,7 +196,8 @@ static __always_inline int translate_inbound(struct __sk_buff *skb, struct packe
 	int reason, passed_on;
 
 	/* Whose name it travels in is asked before its source changes. */
-	passed_on = entry->flags & NAT_SERVICE && !same_words(&entry->source, &packet->key.source);
+	passed_on = entry->flags & NAT_SERVICE &&
+		    (entry->flags & NAT_DSR_CLIENT || !same_words(&entry->source, &packet->key.source));
 	if (passed_on)
 		identity = cached_identity(&packet->key.source);
 	if (passed_on && !(entry->flags & NAT_RETURN) && is_too_big(skb, packet, way_to(&entry->destination))) {
@@ -192,7 +205,9 @@ static __always_inline int translate_inbound(struct __sk_buff *skb, struct packe
 		return reason ? node_drop(skb, packet, reason, identity) : next(skb, INGRESS);
 	}
 	advance_translation(entry, packet, now);
-	reason = translate(skb, packet, entry);
+	reason = entry->flags & NAT_DSR_CLIENT ? name_frontend(skb, packet) : 0;
+	if (!reason)
+		reason = translate(skb, packet, entry);
 	if (reason)
 		return node_drop(skb, packet, reason, identity);
 	return passed_on ? send_on(skb, packet, identity) : next(skb, INGRESS);
@@ -211,11 +226,12 @@ static __always_inline int translate_inbound_error(struct __sk_buff *skb, struct
 	return next(skb, INGRESS);
 }
 
-/* A SYN on a connection that is over opens another one. */
+/* A SYN on a connection that is over opens another one. Of one whose answers do not come by here, the client's own
+ * FIN says so. */
 static __always_inline int opens_another(const struct nat_entry *entry, const struct packet *packet)
 {
-	return entry->state == CT_CLOSING && !(entry->flags & NAT_RETURN) && packet->key.protocol == IPPROTO_TCP &&
-	       packet->l4_offset && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	return (entry->state == CT_CLOSING || (entry->flags & NAT_DSR_CLIENT && entry->flags & NAT_FIN)) &&
+	       !(entry->flags & NAT_RETURN) && begins_connection(packet);
 }
 
 SEC("tc")
@@ -231,6 +247,11 @@ int axoneme_from_netdev(struct __sk_buff *skb)
 	now = bpf_ktime_get_coarse_ns();
 	if (packet.first_fragment)
 		remember_fragment(&packet, now);
+	if (may_name_frontend(&packet)) {
+		answer = take_frontend(skb, &packet, now);
+		if (answer != NO_FRONTEND_NAMED)
+			return answer == FRONTEND_NAMED ? next(skb, INGRESS) : node_drop(skb, &packet, answer, 0);
+	}
 	entry = find_translation(&packet.key, NAT_FROM_NET, 0, now);
 	if (entry && !opens_another(entry, &packet))
 		return translate_inbound(skb, &packet, entry, now);
@@ -246,12 +267,6 @@ int axoneme_from_netdev(struct __sk_buff *skb)
 		return node_drop(skb, &packet, DROP_NO_NAT_MAPPING, 0);
 	node_event(skb, &packet, TRACE_FROM_NETWORK, 0, 0);
 	return translate_inbound(skb, &packet, entry, now);
-}
-
-static __always_inline int is_world(__u32 identity)
-{
-	return identity == IDENTITY_WORLD || identity == IDENTITY_WORLD4 || identity == IDENTITY_WORLD6 ||
-	       identity >= IDENTITY_LOCAL_SCOPE;
 }
 
 static __always_inline int never_masqueraded(const struct address *destination)
@@ -323,6 +338,7 @@ static __always_inline int translate_outbound(struct __sk_buff *skb, struct pack
 	int reason;
 
 	advance_translation(entry, packet, now);
+	end_with_answer(entry, packet);
 	reason = translate(skb, packet, entry);
 	return reason ? node_drop(skb, packet, reason, 0) : next(skb, EGRESS);
 }

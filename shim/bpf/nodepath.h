@@ -59,6 +59,12 @@ static __always_inline __u32 world_of(__u8 ipv6)
 	return IDENTITY_WORLD;
 }
 
+static __always_inline int is_world(__u32 identity)
+{
+	return identity == IDENTITY_WORLD || identity == IDENTITY_WORLD4 || identity == IDENTITY_WORLD6 ||
+	       identity >= IDENTITY_LOCAL_SCOPE;
+}
+
 /* What another node may be told of an identity: numbers of this node only mean nothing there, and this
  * host is a remote node to it. */
 static __always_inline __u32 travelling(__u32 identity, __u8 ipv6)

@@ -339,12 +339,5 @@ def test_a_socket_of_the_host_keeps_its_port(node: Node, family: int) -> None:
     assert frames.read(ran.data).source_port != FIRST_PORT + 7
 
 
-@families
-def test_direct_return_is_not_built_and_means_translation(node: Node, family: int) -> None:
-    ran, became = to_remote(node, family, flags=lb.LB_DSR)
-    assert ran.redirected
-    assert became.source == NODE[family]
-
-
 def test_the_verifier_walks_no_more_than_expected(loaded: Node) -> None:
     assert max(one.verified_instructions for one in loaded.programs.values()) < 50_000
