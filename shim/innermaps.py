@@ -25,6 +25,7 @@ from axoneme.lib.bpf.errors import BpfError
 from axoneme.lib.bpf.maps import BpfMap
 from shim.datapath import Datapath
 from shim.maps import layout
+from shim.maps.epoch import new_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,10 @@ class InnerMaps:
             if self._outer().inner_id(key) != inner.bpf_map.map_id:
                 self._outer().set_inner(key, inner.bpf_map)
                 repairs.append(f"axoneme_policy: endpoint {endpoint_id}: map switched back")
-            repairs += [f"policy map of endpoint {endpoint_id}: {what}" for what in _repair(inner)]
+            repaired = _repair(inner)
+            if repaired:
+                self._forget_decisions()
+            repairs += [f"policy map of endpoint {endpoint_id}: {what}" for what in repaired]
         return repairs
 
     def prune(self, known: Collection[int]) -> list[str]:
@@ -146,6 +150,7 @@ class InnerMaps:
         except BpfError as error:
             logger.warning("policy map not changed in place", extra={log.ERROR: log.clip(error)})
             inner.torn = not await asyncio.to_thread(_put_back, inner)
+            self._forget_decisions()
             return None
         inner.content, inner.torn = content, False
         return inner
@@ -174,6 +179,10 @@ class InnerMaps:
 
     def _each(self) -> Iterable[_InnerMap]:
         return {id(inner): inner for inner in self._by_endpoint.values()}.values()
+
+    def _forget_decisions(self) -> None:
+        """A map was written for which no generation rises: what programs remember of it is void."""
+        new_epoch(self._datapath.maps[layout.EPOCH.name])
 
     def _outer(self) -> BpfMap:
         return self._datapath.maps[layout.POLICY.name]

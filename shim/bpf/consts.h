@@ -110,6 +110,8 @@
 #define METRIC_SLOTS (METRIC_LOST_EVENTS + 1)
 #define METRIC_ENDPOINTS 4096 /* endpoints with counters of their own: numbers below this */
 
+#define REMEMBERED_BITS 10 /* slots of axoneme_ipseen and axoneme_decided, by their number's bits */
+
 #define LB_INSIDE 0  /* lb_key.scope: clients on this node, pods and host */
 #define LB_OUTSIDE 1 /* ... packets that come in on the uplink */
 
@@ -131,7 +133,7 @@
 #define NAT_HAIRPIN 2	 /* the client is its own backend: its source became the loopback address */
 #define NAT_MASQUERADE 4 /* the source became the node's address */
 #define NAT_RETURN 8	 /* what undoes another entry */
-#define NAT_DSR_CLIENT 16 /* this node answers for a frontend of another node */
+#define NAT_DSR_CLIENT 16 /* direct return: the frontend is on one node, its backend on another (dsr.h) */
 #define NAT_FIN 32	  /* the side that this entry translates has finished */
 
 #define SOCKET_REAL 0	  /* socket_key.side: the address is a backend's, the value a frontend */

@@ -149,7 +149,7 @@ static __always_inline struct identity identify_sender(const struct packet *pack
 
 /* A packet that belongs to nothing known: identity, policy, and from then on a connection. */
 static __always_inline int judge_new(struct __sk_buff *skb, const struct packet *packet, struct subject *subject,
-				     struct judgement *j, void *policy)
+				     struct judgement *j)
 {
 	struct identity peer = identify_sender(packet, subject);
 	struct ct_entry entry = {};
@@ -159,7 +159,8 @@ static __always_inline int judge_new(struct __sk_buff *skb, const struct packet 
 		return drop(skb, packet, j, DROP_INVALID_IDENTITY);
 	j->report.peer_identity = peer.number;
 	j->report.flags |= FLAG_REPLY_KNOWN;
-	decide(policy, &packet->key, peer.number, subject->flags, &j->decision);
+	if (!decide(&packet->key, peer.number, subject->generation, subject->flags, &j->decision))
+		return drop(skb, packet, j, DROP_EP_NOT_READY);
 	verdict = enforce(skb, packet, j);
 	if (verdict >= 0)
 		return verdict;
@@ -199,18 +200,19 @@ static __always_inline struct identity identify_again(const struct ct_entry *ent
  * packet. */
 static __always_inline int judge_again(struct __sk_buff *skb, const struct packet *packet,
 				       const struct subject *subject, struct judgement *j, struct ct_entry *entry,
-				       const struct ct_key *original, __u32 relation, void *policy)
+				       const struct ct_key *original, __u32 relation)
 {
 	struct identity peer = {.number = entry->peer_identity, .origin = entry->flags & CT_LEARNED};
 
 	j->decision.found = 0;
-	if (peer.origin)
-		decide(policy, original, peer.number, subject->flags, &j->decision);
+	if (peer.origin && !decide(original, peer.number, subject->generation, subject->flags, &j->decision))
+		return drop(skb, packet, j, DROP_EP_NOT_READY);
 	if (!j->decision.found) {
 		peer = identify_again(entry, original, subject, relation);
 		if (!peer.number)
 			return drop(skb, packet, j, DROP_INVALID_IDENTITY);
-		decide(policy, original, peer.number, subject->flags, &j->decision);
+		if (!decide(original, peer.number, subject->generation, subject->flags, &j->decision))
+			return drop(skb, packet, j, DROP_EP_NOT_READY);
 	}
 	entry->peer_identity = peer.number;
 	entry->cookie = j->decision.cookie;
@@ -258,7 +260,7 @@ static __always_inline int worth_a_trace(const struct ct_entry *entry, __u32 rel
 /* A packet of a connection, a reply to it, or an error about it. */
 static __always_inline int judge_known(struct __sk_buff *skb, const struct packet *packet, struct subject *subject,
 				       struct judgement *j, struct ct_entry *entry, const struct ct_key *original,
-				       __u32 relation, void *policy)
+				       __u32 relation)
 {
 	int verdict, traced = worth_a_trace(entry, relation, packet, subject);
 
@@ -277,7 +279,7 @@ static __always_inline int judge_known(struct __sk_buff *skb, const struct packe
 	}
 	if (entry->policy_generation != subject->generation ||
 	    (entry->flags & CT_AUDIT_ENDPOINT && !(subject->flags & ENDPOINT_AUDIT))) {
-		verdict = judge_again(skb, packet, subject, j, entry, original, relation, policy);
+		verdict = judge_again(skb, packet, subject, j, entry, original, relation);
 		if (verdict >= 0)
 			return verdict;
 	} else if (entry->state == CT_CUT) {
@@ -304,24 +306,18 @@ static __noinline int judge_slowly(struct __sk_buff *skb, const struct packet *p
 				   struct connection *connection)
 {
 	struct ct_entry *entry = connection->entry;
-	__u32 endpoint_id;
 	struct judgement j;
-	void *policy;
 
 	begin_report(&j, packet, subject);
-	endpoint_id = subject->endpoint_id;
-	policy = bpf_map_lookup_elem(&axoneme_policy, &endpoint_id);
-	if (!policy)
-		return drop(skb, packet, &j, DROP_EP_NOT_READY);
 	if (entry && opens_anew(entry, connection->relation, packet))
-		return judge_new(skb, packet, subject, &j, policy);
+		return judge_new(skb, packet, subject, &j);
 	if (!entry && packet->icmp_error && packet->l4_offset) {
 		entry = find_related(skb, &connection->key, packet, subject->now);
 		connection->relation = RELATION_RELATED;
 	}
 	if (!entry)
-		return judge_new(skb, packet, subject, &j, policy);
-	return judge_known(skb, packet, subject, &j, entry, &connection->key, connection->relation, policy);
+		return judge_new(skb, packet, subject, &j);
+	return judge_known(skb, packet, subject, &j, entry, &connection->key, connection->relation);
 }
 
 /*

@@ -59,6 +59,27 @@ struct {
 } axoneme_ipcache SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64); /* another one after each write to axoneme_ipcache or a policy */
+} axoneme_epoch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << REMEMBERED_BITS);
+	__type(key, __u32); /* place_of() */
+	__type(value, struct remembered_identity);
+} axoneme_ipseen SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << REMEMBERED_BITS);
+	__type(key, __u32); /* place_of() */
+	__type(value, struct remembered_decision);
+} axoneme_decided SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);
 	__type(key, struct ct_key);
@@ -109,6 +130,9 @@ const volatile __u32 fragment_seconds = 30;
 
 /* 0: every packet goes the long way, which decides the same. For tests. */
 const volatile __u32 short_way = 1;
+
+/* 0: what was found is looked up again, see remembered.h. For tests. */
+const volatile __u32 remembers = 1;
 
 /* Not used: they carry the layout of structs without a typed map into the object's BTF. */
 const struct axoneme_event *axoneme_layout_event SEC(".rodata");

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * The verdict on a tuple: two longest-prefix look-ups, for the peer's identity and for any. Higher
- * precedence wins, then the longer port block, then the entry of the identity.
+ * precedence wins, then the longer port block, then the entry of the identity. Answers are remembered.
  * axoneme/lib/policy/lookup.py is the same in Python.
  */
 #ifndef AXONEME_POLICY_H
 #define AXONEME_POLICY_H
 
 #include "maps.h"
+#include "remembered.h"
 
 struct decision {
 	__u32 cookie;
@@ -16,7 +17,7 @@ struct decision {
 	__u8 found;
 	__u8 audit; /* the reason is reported, the packet passes */
 	__u8 audit_endpoint;
-	__u8 pad;
+	__u8 entry_flags;
 	__be16 proxy_port_be; /* of a redirect */
 };
 
@@ -42,16 +43,16 @@ static __always_inline __u8 reason_of(const struct policy_entry *entry)
 }
 
 /* Audit covers what policy denies, not redirects: without its proxy a redirect never passes. */
-static __always_inline void apply_audit(struct decision *decision, __u8 entry_flags, __u8 endpoint_flags)
+static __always_inline void apply_audit(struct decision *decision, __u8 endpoint_flags)
 {
 	if (decision->reason != DROP_POLICY_DENIED && decision->reason != DROP_POLICY_DENY)
 		return;
 	decision->audit_endpoint = !!(endpoint_flags & ENDPOINT_AUDIT);
-	decision->audit = decision->audit_endpoint || entry_flags & ENTRY_AUDIT;
+	decision->audit = decision->audit_endpoint || decision->entry_flags & ENTRY_AUDIT;
 }
 
-static __noinline void decide(void *policy, const struct ct_key *tuple, __u32 identity,
-				   __u8 endpoint_flags, struct decision *decision)
+/* The answer of the policy map, without audit. Returns 0 when the endpoint has none. */
+static __always_inline int ask(const struct ct_key *tuple, __u32 identity, struct remembered_decision *answer)
 {
 	struct policy_key key = {
 		.prefix_length = 64,
@@ -60,9 +61,13 @@ static __noinline void decide(void *policy, const struct ct_key *tuple, __u32 id
 		.protocol = tuple->protocol,
 		.port_be = tuple->destination_port_be,
 	};
+	__u32 endpoint_id = tuple->endpoint_id;
+	void *policy = bpf_map_lookup_elem(&axoneme_policy, &endpoint_id);
 	struct policy_entry *best, *any;
 	__u8 specific = 1;
 
+	if (!policy)
+		return 0;
 	best = bpf_map_lookup_elem(policy, &key);
 	key.identity = 0;
 	any = bpf_map_lookup_elem(policy, &key);
@@ -71,18 +76,75 @@ static __noinline void decide(void *policy, const struct ct_key *tuple, __u32 id
 		best = any;
 		specific = 0;
 	}
-	__builtin_memset(decision, 0, sizeof(*decision));
-	if (!best) {
-		decision->reason = DROP_POLICY_DENIED;
-		apply_audit(decision, 0, endpoint_flags);
-		return;
+	answer->found = !!best;
+	answer->cookie = best ? best->cookie : 0;
+	answer->proxy_port_be = best && best->action == ACTION_REDIRECT ? best->proxy_port_be : 0;
+	answer->reason = best ? reason_of(best) : DROP_POLICY_DENIED;
+	answer->match_type = best ? match_type_of(best, specific) : 0;
+	answer->entry_flags = best ? best->flags : 0;
+	return 1;
+}
+
+static __always_inline void take_answer(struct decision *decision, const struct remembered_decision *answer)
+{
+	decision->found = answer->found;
+	decision->cookie = answer->cookie;
+	decision->proxy_port_be = answer->proxy_port_be;
+	decision->reason = answer->reason;
+	decision->match_type = answer->match_type;
+	decision->entry_flags = answer->entry_flags;
+}
+
+static __always_inline int ask_anew(const struct ct_key *tuple, __u32 identity, struct decision *decision)
+{
+	struct remembered_decision answer = {};
+
+	if (!ask(tuple, identity, &answer))
+		return 0;
+	take_answer(decision, &answer);
+	return 1;
+}
+
+/* By the policy map, or by what it said lately under this generation. */
+static __always_inline int answer_to(const struct ct_key *tuple, __u32 identity, __u32 generation,
+				     struct decision *decision)
+{
+	__u64 subject = (__u64)generation << 32 | identity, epoch = current_epoch();
+	__u64 question = (__u64)tuple->endpoint_id << 32 | (__u32)tuple->destination_port_be << 16 |
+			 tuple->direction << 8 | tuple->protocol;
+	__u32 place = place_of(question, subject), seen;
+	struct remembered_decision *slot = bpf_map_lookup_elem(&axoneme_decided, &place);
+	int asked;
+
+	if (!slot || !remembers)
+		return ask_anew(tuple, identity, decision);
+	seen = begin_reading(&slot->writes);
+	if (seen && slot->epoch == epoch && slot->subject == subject && slot->question == question) {
+		take_answer(decision, slot);
+		if (is_whole(&slot->writes, seen))
+			return 1;
 	}
-	decision->found = 1;
-	decision->cookie = best->cookie;
-	decision->proxy_port_be = best->action == ACTION_REDIRECT ? best->proxy_port_be : 0;
-	decision->reason = reason_of(best);
-	decision->match_type = match_type_of(best, specific);
-	apply_audit(decision, best->flags, endpoint_flags);
+	if (!take_slot(&slot->writes))
+		return ask_anew(tuple, identity, decision);
+	asked = ask(tuple, identity, slot);
+	slot->subject = asked ? subject : 0;
+	slot->question = asked ? question : 0;
+	slot->epoch = epoch;
+	take_answer(decision, slot);
+	give_slot(&slot->writes);
+	return asked;
+}
+
+/* What an endpoint's policy of one generation says; the generation was read before. Returns 0 when the endpoint
+ * has no policy. */
+static __noinline int decide(const struct ct_key *tuple, __u32 identity, __u32 generation, __u8 endpoint_flags,
+			     struct decision *decision)
+{
+	__builtin_memset(decision, 0, sizeof(*decision));
+	if (!answer_to(tuple, identity, generation, decision))
+		return 0;
+	apply_audit(decision, endpoint_flags);
+	return 1;
 }
 
 #endif

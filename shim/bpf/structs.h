@@ -71,6 +71,28 @@ struct ipcache_entry {
 	__u8 pad[3];
 };
 
+/* Slots of what was found lately, see remembered.h. `writes` is 0 in a slot that was never filled. */
+struct remembered_identity {
+	struct address address;
+	__u64 epoch;
+	__u32 identity;
+	__u32 writes;
+};
+
+struct remembered_decision {
+	__u64 subject; /* generation and peer's identity */
+	__u64 question; /* endpoint, direction, protocol and port */
+	__u64 epoch;
+	__u32 cookie;
+	__be16 proxy_port_be;
+	__u8 reason;
+	__u8 match_type;
+	__u8 found;
+	__u8 entry_flags;
+	__u8 pad[2];
+	__u32 writes;
+};
+
 /* The tuple of a connection's first packet. The direction is the enforcing one: what a sender's egress
  * allowed never satisfies a receiver's ingress. ICMP: source port = id (echo and timestamp, else 0),
  * destination port = type. */

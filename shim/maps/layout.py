@@ -227,6 +227,11 @@ IPCACHE: Final = spec(
     512_000,
     NO_PREALLOC,
 )
+EPOCH: Final = spec("axoneme_epoch", MapKind.ARRAY, U32, 8, 1)
+"""One number, another one after each write to `axoneme_ipcache` and to policies (shim/maps/epoch.py)."""
+IP_SEEN: Final = spec("axoneme_ipseen", MapKind.PERCPU_ARRAY, U32, 32, 1024)
+DECIDED: Final = spec("axoneme_decided", MapKind.PERCPU_ARRAY, U32, 40, 1024)
+"""With `axoneme_ipseen`: what programs found lately. Theirs alone."""
 CT: Final = spec("axoneme_ct", MapKind.LRU_HASH, CtKey.FORMAT.size, CtEntry.FORMAT.size, 131_072)
 FRAGMENTS: Final = spec(
     "axoneme_frag", MapKind.LRU_HASH, FragmentKey.FORMAT.size, FragmentEntry.FORMAT.size, 8192
@@ -249,6 +254,7 @@ MAPS: Final[dict[str, MapSpec]] = {
     one.name: one
     for one in (
         *(EP, POLICY, LEARNED, IPEXACT, IPCACHE, CT, FRAGMENTS, METRICS, EP_STATS, EP_DROPS, EVENTS),
+        *(EPOCH, IP_SEEN, DECIDED),
         *lb.SPECS,
         *node.SPECS,
         *sockets.SPECS,

@@ -56,8 +56,15 @@ PAIRS: Final = spec("axoneme_pairs", MapKind.LRU_HASH, PairKey.FORMAT.size, Sock
 NETNS: Final = spec("axoneme_netns", MapKind.HASH, COOKIE, NetnsEntry.FORMAT.size, 8192, NO_PREALLOC)
 
 SPECS: Final = (SOCKHASH, PAIRS, NETNS)
+OPTIONAL: Final = frozenset({SOCKHASH.name})
+"""Maps of a kind that not every kernel has; only socket acceleration needs them."""
 
 
 def cookie_key(cookie: int) -> bytes:
     """Key of `axoneme_netns`."""
     return struct.pack("=Q", cookie)
+
+
+def cookie_from_key(key: bytes) -> int:
+    """Inverse of `cookie_key`."""
+    return int(struct.unpack("=Q", key)[0])

@@ -15,6 +15,7 @@ from axoneme.lib.policy.model import Action, Direction, MapEntry, MapKey, PortBl
 from shim.bpf.manifest import object_path
 from shim.flows.ring import RingReader
 from shim.maps import base, layout, node
+from shim.maps.epoch import watch
 
 LOOPBACK = 1  # test runs happen on lo unless told otherwise
 PASSED, DROPPED, REDIRECTED = 0xFFFFFFFF, 2, 7  # TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT
@@ -79,6 +80,7 @@ class Datapath:
                 max_entries={"axoneme_ct": 16384, "axoneme_ipexact": 70_000, "axoneme_ipcache": 70_000}
             )
             self.maps = {name: loaded.map(name) for name in loaded.map_specs()}
+            watch(self.maps)
             self.programs = loaded.programs()
         self.ring = RingReader.from_fd(self.maps["axoneme_events"].fd)
         self.generation = 1

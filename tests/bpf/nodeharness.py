@@ -20,6 +20,7 @@ from axoneme.lib.policy.model import MapEntry, MapKey
 from shim.bpf.manifest import object_path
 from shim.flows.ring import RingReader
 from shim.maps import base, layout, lb, node
+from shim.maps.epoch import watch
 
 BPFFS: Final = Path("/sys/fs/bpf")
 PASSED, DROPPED, REDIRECTED = 0xFFFF_FFFF, 2, 7
@@ -83,6 +84,7 @@ class Node:
         for one in objects:
             self._load(one, constants)
         self.maps = {path.name: KernelMap.open(path) for path in self.pins.iterdir()}
+        watch(self.maps)
         self.ring = RingReader.from_fd(self.maps["axoneme_events"].fd)
         self.config = node.NodeConfig()
         self._numbers = itertools.count(1)

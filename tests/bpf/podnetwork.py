@@ -6,11 +6,10 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
-from functools import partial
 from typing import Final, TypeVar
 
-from axoneme.lib.bpf.links import Hook, TcxLink
 from shim.maps import base, node
+from tests.bpf.attachment import Attachment, attach
 from tests.bpf.harness import PEER, PEER_IDENTITY, POD, POD_ID, POD_IDENTITY, Datapath
 from tests.bpf.namespaces import TX_CHECKSUMS, ifindex_in, inside, mac_in, set_feature, set_sysctl
 
@@ -29,7 +28,7 @@ class PodNetwork:
     def __init__(self, datapath: Datapath) -> None:
         self.datapath = datapath
         self.prefix = f"axt-c-{os.getpid()}"
-        self.links: list[TcxLink] = []
+        self.links: list[Attachment] = []
         self.machines = ("n", "p1", "p2", "far")
         for machine in self.machines:
             subprocess.run(["ip", "netns", "add", self.name(machine)], check=True)
@@ -103,9 +102,9 @@ class PodNetwork:
     def _attach(self, pod: str) -> None:
         netns, device = self.name("n"), f"lxc-{pod}"
         index = ifindex_in(netns, device)
-        for program, hook in (("axoneme_from_ep", Hook.TCX_INGRESS), ("axoneme_to_ep", Hook.TCX_EGRESS)):
+        for program in ("axoneme_from_ep", "axoneme_to_ep"):
             chosen = self.datapath.programs[program]
-            self.links.append(inside(netns, partial(TcxLink.create, chosen, ifindex=index, hook=hook)))
+            self.links.append(attach(chosen, netns=netns, ifindex=index))
 
     def describe(self) -> None:
         """Tells the programs of the pods; policies are up to the test."""

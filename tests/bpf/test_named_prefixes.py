@@ -13,9 +13,9 @@ import pytest
 
 from axoneme.lib.bpf.create import create_map
 from axoneme.lib.policy.model import AnyPeer, Direction, SubjectPolicy
+from shim.endpointmap import encode_endpoint
 from shim.endpoints import Endpoint
 from shim.maps import layout
-from shim.workloads import encode_endpoint
 from tests.bpf import packets as p
 from tests.bpf.harness import LOOPBACK, Datapath, Outcome
 from tests.conftest import scaled
@@ -83,7 +83,7 @@ async def test_auditing_of_an_endpoint_and_of_a_node(datapath: Datapath, address
     assert outcome.event(5)["verdict"] == 4
     if by_node:
         return
-    await node.workloads.set_audit(endpoint.endpoint_id, audit=False)
+    await node.workloads.switches.set_audit(endpoint.endpoint_id, audit=False)
     copy_maps(datapath, node, endpoint)
     assert not ask(datapath, endpoint, Direction.INGRESS, address, 80).passed
 
@@ -103,6 +103,6 @@ async def test_a_connection_that_policy_cut_goes_on_once_it_is_only_audited(
     await node.set_policy(endpoint.identity, policy())
     copy_maps(datapath, node, endpoint)
     assert not datapath.receive(more).passed
-    await node.workloads.set_audit(endpoint.endpoint_id, audit=True)
+    await node.workloads.switches.set_audit(endpoint.endpoint_id, audit=True)
     copy_maps(datapath, node, endpoint)
     assert datapath.receive(more).passed

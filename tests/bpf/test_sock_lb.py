@@ -301,7 +301,7 @@ def test_affinity_goes_by_network_namespace(lab: Lab, v: int) -> None:
 
 @family
 def test_affinity_ends(lab: Lab, v: int) -> None:
-    lab.service(v, flags=lb.LB_AFFINITY, affinity_seconds=600)
+    lab.service(v, flags=lb.LB_AFFINITY, affinity_seconds=5)
     lab.asks("stream", v)
     (key,) = lab.balancer.affinities()
     old = lb.LbAffinity(last_used_ns=1, backend_id=10 * v).pack()

@@ -21,9 +21,9 @@ from axoneme.lib.policy.model import (
     PortBlock,
     one_port,
 )
-from shim.datapath import MemoryDatapath
 from shim.innermaps import Content, InnerMaps, steps_in_place
 from shim.maps import layout
+from shim.memorydatapath import MemoryDatapath
 
 ROOM = 60
 BLOCKS = (
@@ -198,7 +198,9 @@ async def test_a_failed_write_in_place_leaves_the_old_content_and_a_new_map_is_m
         return original(*args)
 
     monkeypatch.setattr(first, failing, fail_once)
+    epoch = maps.datapath.maps[layout.EPOCH.name].items()
     await maps.switch([1], new)
+    assert maps.datapath.maps[layout.EPOCH.name].items() != epoch, "answers of the meantime are void"
     assert dict(first.items()) == content_of(old)
     assert maps.map_of(1) is not first
     assert maps.content(1) == content_of(new)
