@@ -1,52 +1,64 @@
-"""`python -m tests.kernels [SERIES…]`: every object on each kernel; ends with 1 when one is refused."""
+"""`python -m tests.kernels [--load-only] [SERIES…]`: the matrix; ends with 1 when something fails."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
 
-from shim.bpf.manifest import read_manifest
-from tests.kernels.inside import MARK
-from tests.kernels.machine import run
-from tests.kernels.packages import kernel
+from tests.kernels.machine import MachineError, run
+from tests.kernels.packages import FOLDER, Kernel, PackageError, kernel
+from tests.kernels.report import heard
+from tests.kernels.verdict import Verdict, words
 
 SERIES = ("6.1", "6.12")
 REPOSITORY = Path(__file__).parents[2]
-SECONDS = 600.0
+SECONDS = 1200.0
+ENVIRONMENT = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",
+    "HOME": "/tmp",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+}
+"""The machine's file system is read-only but for /tmp and /run."""
 
 
 def main() -> int:
+    wanted = [word for word in sys.argv[1:] if not word.startswith("-")]
+    options = [word for word in sys.argv[1:] if word.startswith("-")]
     failed = False
-    for series in sys.argv[1:] or SERIES:
-        failed |= not checked(series)
+    for series in wanted or SERIES:
+        failed |= not checked(series, options)
     return int(failed)
 
 
-def checked(series: str) -> bool:
-    """Prints what a kernel says of each object; whether all of them load."""
-    found = kernel(series)
-    command = f"env PYTHONDONTWRITEBYTECODE=1 {shlex.quote(sys.executable)} -m tests.kernels.inside"
-    console = run(found, folder=REPOSITORY, command=command, seconds=SECONDS)
-    lines = [line.split(MARK, 1)[1] for line in console.splitlines() if MARK in line]
-    results = [json.loads(line) for line in lines]
-    for result in results:
-        print(f"{found.release}  {_words(result)}", flush=True)
-    missing = set(read_manifest()["objects"]) - {result["object"] for result in results}
-    if missing:
-        said = console[-4000:]
-        print(f"{found.release}  nothing was heard of {', '.join(sorted(missing))}; the console:\n{said}")
-    return not missing and not any("error" in result for result in results)
+def checked(series: str, options: list[str]) -> bool:
+    """Prints what becomes of the matrix on a kernel, as it comes; whether all is well."""
+    try:
+        found = kernel(series)
+        return _tried(found, options)
+    except (PackageError, MachineError) as error:
+        print(f"{series}  {error}", flush=True)
+        return False
 
 
-def _words(result: dict[str, object]) -> str:
-    if "error" in result:
-        return f"{result['object']}: refused: {result['error']}"
-    programs = result["programs"]
-    assert isinstance(programs, dict)
-    walked = ", ".join(f"{name} {count}" for name, count in sorted(programs.items()))
-    return f"{result['object']}: {walked} instructions, {result['seconds']} s"
+def _tried(found: Kernel, options: list[str]) -> bool:
+    settings = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
+    inside = shlex.join([sys.executable, "-m", "tests.kernels.inside", *options])
+    verdict = Verdict(tests="--load-only" not in options)
+    log = FOLDER / f"{found.release}.log"
+    with log.open("w") as console:
+        for line in run(found, folder=REPOSITORY, command=f"env {settings} {inside}", seconds=SECONDS):
+            console.write(f"{line}\n")
+            fields = heard(line)
+            if fields is not None:
+                verdict.take(fields)
+                print("\n".join(f"{found.release}  {one}" for one in words(fields)), flush=True)
+    for fault in verdict.faults():
+        print(f"{found.release}  {fault}", flush=True)
+    counted = ", ".join(f"{count} {outcome}" for outcome, count in verdict.counts.items())
+    print(f"{found.release}  in all: {counted or 'no tests'}; console: {log}", flush=True)
+    return not verdict.faults()
 
 
 if __name__ == "__main__":

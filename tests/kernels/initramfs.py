@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.kernels.packages import Kernel
 
-MODULES = ("virtio_pci", "virtiofs", "veth", "vxlan", "sch_ingress", "cls_bpf")
+MODULES = ("virtio_pci", "virtiofs", "veth", "vxlan", "bridge", "sch_ingress", "cls_bpf")
 BUSYBOX = Path("/bin/busybox")
 INIT = """#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /host

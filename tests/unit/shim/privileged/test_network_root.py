@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from axoneme.lib.bpf.maps import KernelMap
 from axoneme.lib.errors import FailedPrecondition, InvalidArgument
+from shim.maps import sockets
 from shim.privileged import protocol
 from shim.privileged.client import HelperClient
 from tests.unit.shim.nodelab import NodeLab, ip
@@ -246,7 +249,16 @@ def test_features_are_yes_or_words(lab: NodeLab, helper: HelperClient) -> None:
     assert found["xdp_native"] == "the uplink is not known yet"
     for name in ("tcx", "clsact", "bpf_loop", "lpm_batch", "cgroup2", "bpffs", "btf", "redirect_peer"):
         assert found[name] == "yes", name
-    for name in ("redirect_neigh", "vxlan", "trie_in_hash", "inner_array_sizes", "sockmap", "ring_mmap"):
+    for name in (
+        "redirect_neigh",
+        "vxlan",
+        "trie_in_hash",
+        "inner_array_sizes",
+        "sockmap",
+        "ring_mmap",
+        "maglev",
+        "dsr",
+    ):
         assert found[name] == "yes", name
     assert all(text and len(text) < 300 for text in found.values())
     helper.call(protocol.LoadPrograms())
@@ -260,6 +272,30 @@ def test_features_are_yes_or_words(lab: NodeLab, helper: HelperClient) -> None:
     assert "axo_probe" not in ip("link", netns=lab.name)
 
 
+PAIR = sockets.PairKey(bytes(16), bytes(16), b"\0P", b"\0Q").pack()
+REDIRECTED = sockets.SocketPair(3, 4, 7, 8, sockets.PAIR_REDIRECTED, 1)
+
+
+def pinned(lab: NodeLab, name: str) -> KernelMap:
+    return KernelMap.open(lab.pins / name)
+
+
+@pytest.mark.parametrize("resized", ["axoneme_ct", "axoneme_pairs"])
+def test_accelerated_connections_never_outlive_the_maps_that_judge_them(
+    lab: NodeLab, helper: HelperClient, resized: str
+) -> None:
+    """Their sockets keep the program that they began with, and so the maps that it was loaded with."""
+    helper.call(protocol.LoadPrograms())
+    pairs, hashed = pinned(lab, "axoneme_pairs"), pinned(lab, "axoneme_sockhash").map_id
+    pairs.update(PAIR, REDIRECTED.pack())
+    helper.call(protocol.LoadPrograms(map_sizes={resized: 4096}))
+    assert pairs.lookup(PAIR) == replace(REDIRECTED, state=sockets.PAIR_STACK).pack()
+    assert pinned(lab, "axoneme_pairs").lookup(PAIR) == replace(REDIRECTED, state=sockets.PAIR_STACK).pack()
+    assert pinned(lab, "axoneme_sockhash").map_id == hashed
+    with pytest.raises(InvalidArgument, match="map_sizes"):
+        helper.call(protocol.LoadPrograms(map_sizes={"axoneme_sockhash": 4096}))
+
+
 def test_sockets_that_pass_data_directly(lab: NodeLab, helper: HelperClient) -> None:
     helper.call(protocol.LoadPrograms())
     folder = Path("/sys/fs/cgroup/unified") / lab.name
@@ -271,7 +307,11 @@ def test_sockets_that_pass_data_directly(lab: NodeLab, helper: HelperClient) -> 
         assert facts["attached"] == ["sockmap"]
         assert links(lab) == {"cgroup-axoneme_sockops"}
         assert helper.call(request)["repaired"] == []
+        before = {name: pinned(lab, name).map_id for name in ("axoneme_sockhash", "axoneme_pairs")}
+        pinned(lab, "axoneme_pairs").update(PAIR, REDIRECTED.pack())
         assert helper.call(protocol.SetUpNetwork(internal_ips=UPLINK_IPS))["attached"] == []
         assert links(lab) == set()
+        assert pinned(lab, "axoneme_pairs").lookup(PAIR) == replace(REDIRECTED, state=2).pack()
+        assert {name: pinned(lab, name).map_id for name in before} == before, "sockets stay in their map"
     finally:
         folder.rmdir()
