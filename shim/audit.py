@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from axoneme.lib import log
 from axoneme.lib.errors import AxonemeError
+from shim.endpointmap import EndpointMap
 from shim.links import LinkCheck
 from shim.maps import layout
 from shim.nodeipcache import NodeIpcache
 from shim.nodes import NodeSink
 from shim.policies import PolicySink
-from shim.workloads import EndpointMap, Workloads
+from shim.workloads import Workloads
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class MapAudit:
             ]
             repairs += await self._policies.audit()
             self.problem = ""
-            parts = (self._nodes.audit, self._links.run, self._workloads.repair_interfaces)
+            parts = (self._nodes.audit, self._links.run, self._workloads.attachments.repair_interfaces)
             for step in (*self._steps, *parts):
                 repairs += await self._guarded(step)
             self.repairs += len(repairs)

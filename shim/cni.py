@@ -3,7 +3,7 @@
 
 A runtime starts it for each interface, with its wishes in the environment and on standard input. It checks
 them, sends one JSON request over the node's root-only `cni.sock` and prints the result, or an error in CNI's
-form. What happens to endpoints is decided in the shim (`shim/cniserver.py`); docs/cni.md has the schema.
+form. What happens to endpoints is decided in the shim (`shim/cnicommands.py`); docs/cni.md has the schema.
 
 Standard library only and nothing of this project, so that it starts in a few milliseconds and runs as one
 copied file. It takes the C halves of json and socket: what is around them (regular expressions, enums,

@@ -63,6 +63,7 @@ class Endpoint:
     ifindex: int = 0
     mac: str = ""
     host_mac: str = ""
+    netns_cookie: int = 0  # the kernel's number of the namespace; 0: not known
     state: EndpointState = EndpointState.LOCKED
     state_reason: str = ""
     policy_generation: int = 0

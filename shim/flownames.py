@@ -81,7 +81,7 @@ class NodeNames:
         for prefix, winner in self._ipcache.merge.winners().items():
             self._on_winner(prefix, winner)
         self._ipcache.merge.on_winner = self._on_winner
-        self._policies.on_switch = self._on_switch
+        self._policies.judged_by.on_switch = self._on_switch
 
     @property
     def node_name(self) -> str:

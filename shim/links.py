@@ -36,7 +36,7 @@ class LinkCheck:
         """One look; returns what was repaired. Raises AxonemeError when the helper cannot be asked."""
         async with self._lock:
             try:
-                repaired = await self._workloads.repair_programs()
+                repaired = await self._workloads.attachments.repair_programs()
             except AxonemeError as error:
                 self._problem = f"the programs of the endpoints cannot be checked: {error.message}"
                 raise

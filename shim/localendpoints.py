@@ -1,32 +1,48 @@
-"""`axoneme_local`: which endpoint of this node has an address.
+"""What the programs know of this node's endpoints: `axoneme_local`, which endpoint has an address, and
+`axoneme_netns`, which endpoint a network namespace belongs to.
 
-Follows the endpoint table: an address is there before the endpoint's traffic opens (an interface exists, but
-nothing is attached yet) and goes first when the endpoint is being removed. A write that fails is tried again
-and told as a problem of the node.
+Both follow the endpoint table: an entry is there before the endpoint's traffic opens (an interface exists,
+but nothing is attached yet) and goes first when the endpoint is being removed. A write that fails is tried
+again and told as a problem of the node.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 from axoneme.lib.bpf.maps import BpfMap
 from shim.endpoints import Endpoint, EndpointState, EndpointTable
 from shim.maps import base
 from shim.maps.node import LOCAL, LocalEntry
+from shim.maps.sockets import NETNS, NetnsEntry, cookie_from_key, cookie_key
 from shim.reconciler import Reconciler
 from shim.tables import MapTable
 
+MAX_NAMED = 3
 
-class LocalEndpoints:
-    """The addresses of this node's endpoints in the kernel."""
 
-    def __init__(self, bpf_map: BpfMap, endpoints: EndpointTable, *, clock: Callable[[], float]) -> None:
-        self.reconciler = Reconciler(LOCAL.name, MapTable(bpf_map), clock=clock)
+class EndpointEntries(ABC):
+    """A map whose entries are computed from each endpoint alone."""
+
+    def __init__(
+        self, name: str, bpf_map: BpfMap, endpoints: EndpointTable, *, clock: Callable[[], float]
+    ) -> None:
+        self.reconciler = Reconciler(name, MapTable(bpf_map), clock=clock)
         self.complete = False
-        self._keys_by_id: dict[int, frozenset[bytes]] = {}
+        self._name = name
+        self._by_id: dict[int, dict[bytes, bytes]] = {}
         for endpoint in endpoints:
             self._on_endpoint(endpoint.endpoint_id, endpoint)
         endpoints.listen(self._on_endpoint)
+
+    @abstractmethod
+    def entries(self, endpoints: Iterable[Endpoint]) -> dict[bytes, bytes]:
+        """What the map holds for those of them that have an interface and are not being removed."""
+
+    @abstractmethod
+    def shown(self, key: bytes) -> str:
+        """A key in words."""
 
     def load(self) -> None:
         """Reads what an earlier life left; it stays until `settle`."""
@@ -41,27 +57,66 @@ class LocalEndpoints:
     async def audit(self) -> list[str]:
         """Compares and repairs; returns what differed."""
         found = self.reconciler.audit(prune=self.complete)
-        return [f"{LOCAL.name}: {base.address_from_bytes(key)}: {what}" for key, what in found]
+        return [f"{self._name}: {self.shown(key)}: {what}" for key, what in found]
 
     def problems(self) -> list[str]:
-        """Addresses of endpoints that are not in the kernel, in words."""
+        """Entries of endpoints that are not in the kernel, in words."""
         return [
-            f"address {base.address_from_bytes(key)} of an endpoint is not in {LOCAL.name}: {fault.message}; "
-            "it is tried again"
-            for key, fault in list(self.reconciler.faults().items())[:3]
+            f"{self.shown(key)} of an endpoint is not in {self._name}: {fault.message}; it is tried again"
+            for key, fault in list(self.reconciler.faults().items())[:MAX_NAMED]
         ]
 
     def _on_endpoint(self, endpoint_id: int, endpoint: Endpoint | None) -> None:
-        wanted = local_entries([endpoint] if endpoint is not None else ())
-        before = self._keys_by_id.pop(endpoint_id, frozenset())
+        wanted = self.entries([endpoint] if endpoint is not None else ())
+        before = self._by_id.pop(endpoint_id, {})
         if wanted:
-            self._keys_by_id[endpoint_id] = frozenset(wanted)
+            self._by_id[endpoint_id] = wanted
         self.reconciler.put({k: v for k, v in wanted.items() if self.reconciler.desired.get(k) != v})
-        self.reconciler.discard(key for key in before - wanted.keys() if self._unowned(key))
+        for key in before.keys() - wanted.keys():
+            self._leave(key)
         self.reconciler.flush()
 
-    def _unowned(self, key: bytes) -> bool:
-        return not any(key in keys for keys in self._keys_by_id.values())
+    def _leave(self, key: bytes) -> None:
+        """Another endpoint may have the same key: then it is his."""
+        left = next((entries[key] for entries in self._by_id.values() if key in entries), None)
+        if left is None:
+            self.reconciler.discard([key])
+        else:
+            self.reconciler.put({key: left})
+
+
+class LocalEndpoints(EndpointEntries):
+    """The addresses of this node's endpoints in the kernel."""
+
+    def __init__(self, bpf_map: BpfMap, endpoints: EndpointTable, *, clock: Callable[[], float]) -> None:
+        super().__init__(LOCAL.name, bpf_map, endpoints, clock=clock)
+
+    def entries(self, endpoints: Iterable[Endpoint]) -> dict[bytes, bytes]:
+        """One for each address."""
+        return local_entries(endpoints)
+
+    def shown(self, key: bytes) -> str:
+        """The address."""
+        return str(base.address_from_bytes(key))
+
+
+class EndpointNamespaces(EndpointEntries):
+    """The network namespaces of this node's endpoints in the kernel."""
+
+    def __init__(self, bpf_map: BpfMap, endpoints: EndpointTable, *, clock: Callable[[], float]) -> None:
+        super().__init__(NETNS.name, bpf_map, endpoints, clock=clock)
+
+    def entries(self, endpoints: Iterable[Endpoint]) -> dict[bytes, bytes]:
+        """One for each namespace whose number the kernel told."""
+        return {
+            cookie_key(one.netns_cookie): NetnsEntry(one.ifindex, one.endpoint_id).pack()
+            for one in endpoints
+            if one.netns_cookie and _lives(one)
+        }
+
+    def shown(self, key: bytes) -> str:
+        """The kernel's number."""
+        return f"namespace {cookie_from_key(key)}"
 
 
 def local_entries(endpoints: Iterable[Endpoint]) -> dict[bytes, bytes]:
@@ -74,6 +129,11 @@ def local_entries(endpoints: Iterable[Endpoint]) -> dict[bytes, bytes]:
             base.mac_bytes(endpoint.host_mac),
         ).pack()
         for endpoint in endpoints
-        if endpoint.ifindex and endpoint.state is not EndpointState.TERMINATING
+        if _lives(endpoint)
         for ip in endpoint.ips
     }
+
+
+def _lives(endpoint: Endpoint) -> bool:
+    """Has an interface and is not being removed."""
+    return bool(endpoint.ifindex) and endpoint.state is not EndpointState.TERMINATING

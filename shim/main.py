@@ -39,8 +39,11 @@ from axoneme.lib.tasks import TaskScope
 from axoneme.lib.tls import TlsFiles
 from shim import privileges, seccomp
 from shim.config import ShimConfig
-from shim.datapath import Datapath, KernelDatapath, MemoryDatapath
+from shim.datapath import Datapath
+from shim.kerneldatapath import KernelDatapath
+from shim.memorydatapath import MemoryDatapath
 from shim.node import Node
+from shim.nodestreams import Channels
 from shim.privileged.client import HelperClient
 
 logger = logging.getLogger(__name__)
@@ -80,9 +83,7 @@ async def run(cfg: ShimConfig) -> int:
         node = Node(
             cfg,
             datapath=datapath,
-            identity=identity,
-            policy=policy,
-            clustermesh=clustermesh,
+            channels=Channels(identity=identity, policy=policy, clustermesh=clustermesh),
             rng=rng,
             registry=registry,
             version=version(),
@@ -96,7 +97,7 @@ async def run(cfg: ShimConfig) -> int:
         await node.restore()
         await _serve_locally(stack, cfg, node)
         node.start(scope)
-        scope.start("maintenance", node.maintain(MAINTENANCE_SECONDS))
+        scope.start("maintenance", node.maintenance.keep(MAINTENANCE_SECONDS))
         await _serve_remotely(stack, cfg, node, tls, registry, scope)
         served.set()
         return await lifecycle.wait_for_end(stop, scope)
@@ -104,7 +105,7 @@ async def run(cfg: ShimConfig) -> int:
 
 async def _serve_locally(stack: contextlib.AsyncExitStack, cfg: ShimConfig, node: Node) -> None:
     """The node API, Observer and Peer for local root."""
-    services = (node.api, node.local_observer, node.peers_service)
+    services = (node.apis.node, node.local_observer, node.peers_service)
     local = await stack.enter_async_context(
         grpcserver.serving(
             [grpcserver.Listener(f"unix://{cfg.shim_socket}")],
@@ -114,7 +115,7 @@ async def _serve_locally(stack: contextlib.AsyncExitStack, cfg: ShimConfig, node
         )
     )
     local.set_serving("", True)
-    await stack.enter_async_context(node.cni.serving(cfg.run_directory / "cni.sock"))
+    await stack.enter_async_context(node.apis.cni.serving(cfg.run_directory / "cni.sock"))
     logger.info("node API is served", extra={log.NODE: cfg.node_name})
 
 

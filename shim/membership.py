@@ -169,7 +169,7 @@ class Membership:
         ]
         publishable = self._workloads.publishable(published)
         await self._services.publish(publishable, self.host_ip(), complete=True)
-        await self._workloads.retry_releases()
+        await self._workloads.releases.retry()
 
     def host_ip(self) -> str:
         """The address under which this node's endpoints are reached."""

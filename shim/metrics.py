@@ -12,10 +12,11 @@ from prometheus_client.registry import Collector
 from axoneme.lib.bpf.maps import split_cpus
 from axoneme.lib.intentstream import StreamState
 from shim.audit import MapAudit
-from shim.datapath import Datapath, map_levels
+from shim.datapath import Datapath
 from shim.endpoints import EndpointState
 from shim.links import LinkCheck
 from shim.maps import layout
+from shim.maps.levels import map_levels
 from shim.status import NodeStatus, lost_events_of
 from shim.workloads import Workloads
 

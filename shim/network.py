@@ -14,11 +14,11 @@ XDP_OFF, XDP_GENERIC, XDP_NATIVE = "off", "generic", "native"
 ATTACH_AUTO, ATTACH_TCX, ATTACH_CLSACT = "auto", "tcx", "clsact"
 AGGREGATIONS = ("none", "low", "medium", "maximum")
 
-# Everything of a fixed size: arrays that are indexed by number, the ring, and the outer maps' twins.
+# Not what has a size for good: arrays that are indexed by number, the ring, outer maps, and the sockets,
+# which cannot move into another map: data that their readers have not read yet would be lost.
+_OF_FIXED_SIZE = (MapKind.RINGBUF, MapKind.HASH_OF_MAPS, MapKind.SOCKHASH)
 SIZED_MAPS = tuple(
-    name
-    for name, one in layout.MAPS.items()
-    if not one.kind.indexed and one.kind not in (MapKind.RINGBUF, MapKind.HASH_OF_MAPS)
+    name for name, one in layout.MAPS.items() if not one.kind.indexed and one.kind not in _OF_FIXED_SIZE
 )
 """Maps whose number of entries the option map_sizes may choose."""
 

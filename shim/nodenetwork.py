@@ -6,12 +6,13 @@ A network that cannot be made keeps nothing else from working: it is tried again
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 
 from axoneme.lib import log
 from axoneme.lib.errors import AxonemeError
 from shim.datapath import Datapath
+from shim.neededfeatures import lacking
 from shim.network import NetworkFacts, NetworkSettings
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,12 @@ class NodeNetwork:
     ) -> None:
         self.facts: NetworkFacts | None = None
         self._datapath, self._settings, self._on_facts = datapath, settings, on_facts
+        self._features: Mapping[str, str] = {}
         self._problem = "the node's network is not set up yet"
+
+    def set_features(self, features: Mapping[str, str]) -> None:
+        """What the kernel can do, `yes` or why not."""
+        self._features = features
 
     async def bring_up(self) -> None:
         """Makes the network; a failure is left to `retry`."""
@@ -35,10 +41,12 @@ class NodeNetwork:
             self._problem = f"the node's network cannot be set up: {error.message}; it is tried again"
             logger.warning("network not set up", extra={log.ERROR: log.clip(error)})
 
-    async def retry(self) -> None:
-        """Tries again what failed."""
-        if self._problem:
-            await self.bring_up()
+    async def retry(self) -> bool:
+        """Tries again what failed; whether that made the network."""
+        if not self._problem:
+            return False
+        await self.bring_up()
+        return not self._problem
 
     async def audit(self) -> list[str]:
         """Makes again what somebody took away; returns what differed. Raises AxonemeError."""
@@ -49,9 +57,15 @@ class NodeNetwork:
     def problems(self) -> list[str]:
         """What was asked for and is not there, in words."""
         found = [self._problem] if self._problem else []
-        missing = self.facts.missing if self.facts is not None else {}
-        found += [f"{name} is switched on, but is not there: {why}" for name, why in sorted(missing.items())]
-        return found
+        facts = self.facts or NetworkFacts()
+        explained = lacking(self._settings, self._features, attached_parts(facts))
+        parts = {need.part for need in explained}
+        found += [
+            f"{name} is switched on, but is not there: {why}"
+            for name, why in sorted(facts.missing.items())
+            if name not in parts
+        ]
+        return found + list(explained.values())
 
     async def _make(self) -> None:
         facts = await self._datapath.set_up_network(self._settings)
@@ -59,6 +73,12 @@ class NodeNetwork:
         before, self.facts = self.facts, facts
         if facts != before:
             self._on_facts(facts)
+
+
+def attached_parts(facts: NetworkFacts) -> set[str]:
+    """What carries its programs, by the names of `NetworkFacts.missing`."""
+    there = {*facts.attached} - facts.missing.keys()
+    return there | ({"netdev"} if "uplink" in there and "netdev" not in facts.missing else set())
 
 
 def differences(before: NetworkFacts | None, after: NetworkFacts | None) -> list[str]:

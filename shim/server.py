@@ -7,40 +7,42 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import re
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
 from axoneme.api.node.v1 import node_pb2, node_pb2_grpc
-from axoneme.api.policy.v1 import policy_pb2
 from axoneme.lib.errors import InvalidArgument, ResourceExhausted
 from axoneme.lib.pagination import page
-from axoneme.lib.policy.model import Direction, MapKey, Origin
+from axoneme.lib.policy.model import MapKey
 from axoneme.lib.requests import RequestLog
 from shim.audit import MapAudit
 from shim.cookies import CookieTable
 from shim.endpoints import Endpoint, EndpointTable
 from shim.health.report import HealthReport
-from shim.hostports import decode_host_ports, host_ports_message
 from shim.inspection.service import Inspection, InspectionMethods
-from shim.ipam import decode_ips
 from shim.ipcache import IpcacheMerge, IpcacheValue
 from shim.maps import layout
-from shim.namedports import decode_named_ports, named_ports_message
+from shim.messages import endpoint_message, ipcache_entry_message, policy_entry_message
 from shim.policies import PolicySink
-from shim.privileged import protocol
 from shim.reconciler import Table
+from shim.requests import decode_wanted
 from shim.status import NodeStatus
-from shim.wanted import Wanted
 from shim.workloads import Workloads
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_WATCH_BACKLOG = 10_000
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_Answer = TypeVar("_Answer")
+
+
+class _Repeatable(Protocol):
+    """A request that may come again after a lost answer."""
+
+    request_id: str
+
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
 
 
 class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
@@ -89,8 +91,7 @@ class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
             endpoint = await asyncio.shield(self._workloads.add(wanted))
             return node_pb2.AddEndpointResponse(endpoint=self._message(endpoint))
 
-        content = request.SerializeToString(deterministic=True)
-        return await self._requests.run("local", "AddEndpoint", request.request_id, add, content=content)
+        return await self._once(request, "AddEndpoint", add)
 
     async def DeleteEndpoint(
         self, request: node_pb2.DeleteEndpointRequest, context: Context
@@ -101,10 +102,7 @@ class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
             await asyncio.shield(self._workloads.delete(request.endpoint_id))
             return node_pb2.DeleteEndpointResponse()
 
-        content = request.SerializeToString(deterministic=True)
-        return await self._requests.run(
-            "local", "DeleteEndpoint", request.request_id, delete, content=content
-        )
+        return await self._once(request, "DeleteEndpoint", delete)
 
     async def GetEndpoint(
         self, request: node_pb2.GetEndpointRequest, context: Context
@@ -119,13 +117,12 @@ class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
         """Switches policy auditing of one endpoint."""
 
         async def switch() -> node_pb2.SetEndpointAuditResponse:
-            endpoint = await asyncio.shield(self._workloads.set_audit(request.endpoint_id, request.audit))
+            endpoint = await asyncio.shield(
+                self._workloads.switches.set_audit(request.endpoint_id, request.audit)
+            )
             return node_pb2.SetEndpointAuditResponse(endpoint=self._message(endpoint))
 
-        content = request.SerializeToString(deterministic=True)
-        return await self._requests.run(
-            "local", "SetEndpointAudit", request.request_id, switch, content=content
-        )
+        return await self._once(request, "SetEndpointAudit", switch)
 
     async def SetEndpointConfig(
         self, request: node_pb2.SetEndpointConfigRequest, context: Context
@@ -138,14 +135,11 @@ class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
 
         async def change() -> node_pb2.SetEndpointConfigResponse:
             endpoint = await asyncio.shield(
-                self._workloads.configure(request.endpoint_id, audit=audit, aggregation=level)
+                self._workloads.switches.configure(request.endpoint_id, audit=audit, aggregation=level)
             )
             return node_pb2.SetEndpointConfigResponse(endpoint=self._message(endpoint))
 
-        content = request.SerializeToString(deterministic=True)
-        return await self._requests.run(
-            "local", "SetEndpointConfig", request.request_id, change, content=content
-        )
+        return await self._once(request, "SetEndpointConfig", change)
 
     async def RegenerateEndpoint(
         self, request: node_pb2.RegenerateEndpointRequest, context: Context
@@ -153,16 +147,13 @@ class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
         """Attaches and computes anew; the audit says what was wrong before."""
 
         async def regenerate() -> node_pb2.RegenerateEndpointResponse:
-            repairs = await asyncio.shield(self._workloads.regenerate(request.endpoint_id))
+            repairs = await asyncio.shield(self._workloads.switches.regenerate(request.endpoint_id))
             repairs += await asyncio.shield(self._audit.run())
             self._inspection.log.note(request.endpoint_id, f"regenerated, {len(repairs)} repairs")
             endpoint = self._endpoints.require(request.endpoint_id)
             return node_pb2.RegenerateEndpointResponse(endpoint=self._message(endpoint), repairs=repairs)
 
-        content = request.SerializeToString(deterministic=True)
-        return await self._requests.run(
-            "local", "RegenerateEndpoint", request.request_id, regenerate, content=content
-        )
+        return await self._once(request, "RegenerateEndpoint", regenerate)
 
     async def ListEndpoints(
         self, request: node_pb2.ListEndpointsRequest, context: Context
@@ -205,7 +196,8 @@ class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
         found.sort(key=lambda item: _order(item[0]))
         chosen, token = page(found, lambda item: _order(item[0]), request.page_size, request.page_token)
         return node_pb2.ListIpcacheResponse(
-            entries=[self._ipcache_entry(prefix, value) for prefix, value in chosen], next_page_token=token
+            entries=[ipcache_entry_message(prefix, value, self._merge) for prefix, value in chosen],
+            next_page_token=token,
         )
 
     async def GetPolicyMap(
@@ -217,7 +209,7 @@ class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
         rows = [] if bpf_map is None else bpf_map.items()
         decoded = sorted((layout.policy_key_from_bytes(key), value) for key, value in rows)
         return node_pb2.GetPolicyMapResponse(
-            entries=[self._policy_entry(key, layout.PolicyEntry.unpack(value)) for key, value in decoded],
+            entries=[self._policy_entry(key, value) for key, value in decoded],
             policy_generation=endpoint.policy_generation,
             max_entries=layout.POLICY_INNER.max_entries,
         )
@@ -242,70 +234,18 @@ class NodeService(InspectionMethods, node_pb2_grpc.NodeServiceServicer):
 
     def _message(self, endpoint: Endpoint) -> node_pb2.Endpoint:
         policy = self._policies.in_force(endpoint.endpoint_id)
-        return node_pb2.Endpoint(
-            endpoint_id=endpoint.endpoint_id,
-            namespace=endpoint.namespace,
-            pod_name=endpoint.pod_name,
-            labels=endpoint.labels.texts(),
-            identity=endpoint.identity,
-            ips=endpoint.ips,
-            interface_name=endpoint.interface_name,
-            state=node_pb2.EndpointState.ValueType(endpoint.state),
-            state_reason=endpoint.state_reason,
-            netns=endpoint.netns,
-            ingress=policy_pb2.Enforcement.ValueType(policy.ingress if policy else 0),
-            egress=policy_pb2.Enforcement.ValueType(policy.egress if policy else 0),
-            policy_generation=endpoint.policy_generation,
-            named_ports=named_ports_message(endpoint.named_ports),
-            audit=endpoint.audit or self._workloads.audits_all,
-            host_ports=host_ports_message(endpoint.host_ports),
-            adopted=endpoint.adopted,
-            aggregation=node_pb2.AggregationLevel.ValueType(endpoint.aggregation),
-        )
+        return endpoint_message(endpoint, policy, audits_all=self._workloads.switches.audits_all)
 
-    def _ipcache_entry(self, prefix: str, value: IpcacheValue) -> node_pb2.IpcacheMapEntry:
-        winner = self._merge.winner(prefix)
-        known = winner is not None and winner.value == value
-        return node_pb2.IpcacheMapEntry(
-            prefix=prefix,
-            identity=value.identity,
-            tunnel_endpoint=value.tunnel_endpoint,
-            source=winner.rank.title if winner is not None and known else "",
-        )
+    def _policy_entry(self, key: MapKey, value: bytes) -> node_pb2.PolicyMapEntry:
+        entry = layout.PolicyEntry.unpack(value)
+        return policy_entry_message(key, entry, self._cookies.origins_of(entry.cookie))
 
-    def _policy_entry(self, key: MapKey, entry: layout.PolicyEntry) -> node_pb2.PolicyMapEntry:
-        return node_pb2.PolicyMapEntry(
-            direction=policy_pb2.Direction.ValueType(Direction(key.direction)),
-            identity=key.identity,
-            protocol=key.ports.protocol,
-            port=key.ports.port,
-            port_prefix_length=key.ports.prefix_length,
-            action=policy_pb2.Action.ValueType(entry.action),
-            precedence=entry.precedence,
-            origins=[_origin(origin) for origin in self._cookies.origins_of(entry.cookie)],
-            audit=bool(entry.flags & layout.ENTRY_AUDIT),
-        )
-
-
-def decode_wanted(request: node_pb2.AddEndpointRequest) -> Wanted:
-    """Checks the names and paths of a request. Raises InvalidArgument."""
-    if not _LABEL.fullmatch(request.namespace):
-        raise InvalidArgument.of_field("namespace", f"{request.namespace[:64]!r} is not a DNS label")
-    if not _NAME.fullmatch(request.pod_name):
-        raise InvalidArgument.of_field("pod_name", f"{request.pod_name[:64]!r} is not a DNS name")
-    return Wanted(
-        namespace=request.namespace,
-        pod_name=request.pod_name,
-        labels=tuple(request.labels),
-        netns=protocol.check_netns("netns", request.netns),
-        interface_name=protocol.check_interface("interface_name", request.interface_name or "eth0"),
-        named_ports=decode_named_ports(request.named_ports),
-        audit=request.audit,
-        ips=decode_ips(request.ips),
-        host_ports=decode_host_ports(request.host_ports),
-        adopt=request.adopt,
-        request_id=request.request_id,
-    )
+    async def _once(
+        self, request: _Repeatable, name: str, doing: Callable[[], Awaitable[_Answer]]
+    ) -> _Answer:
+        """What a request id asks for is done once; a repetition gets the same answer."""
+        content = request.SerializeToString(deterministic=True)
+        return await self._requests.run("local", name, request.request_id, doing, content=content)
 
 
 def _matches(endpoint: Endpoint, text: str) -> bool:
@@ -316,14 +256,3 @@ def _order(prefix: str) -> str:
     """Sorts IPv4 before IPv6, then by address, then shorter prefixes first."""
     network = ipaddress.ip_network(prefix)
     return f"{network.version} {network.network_address.packed.hex()} {network.prefixlen:03d}"
-
-
-def _origin(origin: Origin) -> policy_pb2.Origin:
-    return policy_pb2.Origin(
-        origin_id=origin.origin_id,
-        kind=origin.kind,
-        namespace=origin.namespace,
-        name=origin.name,
-        rule=origin.rule,
-        labels=origin.labels,
-    )

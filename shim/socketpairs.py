@@ -11,6 +11,22 @@ from axoneme.lib.bpf.maps import BpfMap
 from shim.maps.base import Address, address_bytes
 from shim.maps.sockets import PAIR_STACK, PairKey, SocketPair
 
+MAX_ROUNDS = 4
+
+
+def leave_for_good(pairs: BpfMap) -> int:
+    """Ends all redirection; call it when no connection can begin any more. Returns how many it ended.
+
+    A message that is being sent right now may still write its state over ours, hence the further rounds.
+    """
+    ended = 0
+    for _ in range(MAX_ROUNDS):
+        found = leave_to_stack(pairs)
+        ended += found
+        if not found:
+            break
+    return ended
+
 
 def leave_to_stack(pairs: BpfMap, address: Address | None = None) -> int:
     """Ends the redirection of all connections, or of those from and to `address`. Returns how many."""

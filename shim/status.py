@@ -10,11 +10,12 @@ from axoneme.lib.bpf.features import REQUIRED
 from axoneme.lib.bpf.maps import split_cpus
 from axoneme.lib.intentstream import StreamState
 from shim.audit import MapAudit
-from shim.datapath import Datapath, map_levels
+from shim.datapath import Datapath
 from shim.endpoints import EndpointState, EndpointTable
 from shim.features import PRESENT
 from shim.links import LinkCheck
 from shim.maps import layout
+from shim.maps.levels import map_levels
 from shim.membership import Membership
 
 FULL_SHARE = 0.9

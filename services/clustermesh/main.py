@@ -25,7 +25,7 @@ from services.clustermesh.pools import Draw
 from services.clustermesh.server import ClusterMeshServicer
 from services.clustermesh.state import MeshState
 from services.clustermesh.store import ServiceStore
-from services.clustermesh.wire import ServicesCodec
+from services.clustermesh.streamcodec import ServicesCodec
 
 SERVICE = clustermesh_pb2.DESCRIPTOR.services_by_name["ClusterMeshService"].full_name
 GOODBYE = Failure("UNAVAILABLE", "DRAINING", "the service stops; connect to another replica")
@@ -51,7 +51,9 @@ async def serving(
         store_revision_now=lambda: state.catch_up(store),
     )
     state = MeshState(cluster=cfg.cluster_name, host=host)
-    services = ServiceStore(store, lambda: Allocation(pools, draw, state.cluster_ips, state.node_ports))
+    services = ServiceStore(
+        store, lambda: Allocation(pools, draw, state.stored.cluster_ips, state.stored.node_ports)
+    )
     servicer = ClusterMeshServicer(state=state, store=services, kvstore=store, pools=pools, log=RequestLog())
 
     def register(server: grpc.aio.Server) -> list[str]:
@@ -94,7 +96,7 @@ def _gauges(registry: CollectorRegistry, state: MeshState) -> None:
          lambda: sum(view.unnamed for view in state.views.values())),
         ("axoneme_clustermesh_oversized_services", "Services too large to be sent to nodes.",
          lambda: len(state.oversized)),
-        ("axoneme_clustermesh_node_ports", "Node ports in use.", lambda: len(state.node_ports)),
+        ("axoneme_clustermesh_node_ports", "Node ports in use.", lambda: len(state.stored.node_ports)),
         ("axoneme_clustermesh_held_addresses", "Expired addresses kept for their node.", lambda: state.held),
         ("axoneme_clustermesh_malformed_values", "Unreadable values in etcd.", lambda: state.unreadable),
     )  # fmt: skip

@@ -15,14 +15,16 @@ from axoneme.lib.pagination import encode_token, page
 from axoneme.lib.requests import RequestLog
 from services.clustermesh.faults import Faults
 from services.clustermesh.features import check_features
+from services.clustermesh.messages import MAX_BYTES, service_message
 from services.clustermesh.model import Service, ServiceKey
 from services.clustermesh.pools import Pools
+from services.clustermesh.requests import service_from_message
 from services.clustermesh.state import MeshState
 from services.clustermesh.store import ServiceStore, Written, not_found
 from services.clustermesh.validation import checked
+from services.clustermesh.view import View
 from services.clustermesh.warnings import warnings_of
 from services.clustermesh.watch import watch_services
-from services.clustermesh.wire import MAX_BYTES, View, service_from_message, service_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -4,8 +4,7 @@
                          │
                          └──> views (Get, List, Watch), change log, what is taken
 
-One task owns the feeding (`run`), one the publishing (`publish`); the servicer reads. A stored service that
-cannot be read is named in log and metric and left out; the last usable version of it stays in force.
+One task owns the feeding (`run`), one the publishing (`publish`); the servicer reads.
 """
 
 from __future__ import annotations
@@ -25,15 +24,18 @@ from axoneme.lib.intent import fresh_epoch
 from axoneme.lib.intentstream.host import StreamHost
 from axoneme.lib.kvstore import layout
 from axoneme.lib.kvstore.follow import Snapshot, Synced, follow
-from axoneme.lib.kvstore.port import Delete, Put, ReadStore, Row, Store
+from axoneme.lib.kvstore.port import Delete, Put, ReadStore, Store
 from services.clustermesh import intake
 from services.clustermesh.backends import backends_of
 from services.clustermesh.changes import ChangeLog
 from services.clustermesh.index import WorkloadIndex
 from services.clustermesh.intake import Intake
-from services.clustermesh.model import Protocol, Service, ServiceKey
-from services.clustermesh.records import PREFIX, MalformedRecordError, decode_service, service_key
-from services.clustermesh.wire import MAX_BYTES, View, stream_key, stream_value
+from services.clustermesh.messages import MAX_BYTES
+from services.clustermesh.model import Service, ServiceKey
+from services.clustermesh.records import PREFIX
+from services.clustermesh.stored import StoredServices
+from services.clustermesh.streamcodec import stream_key, stream_value
+from services.clustermesh.view import View
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +57,13 @@ class MeshState:
         self.cluster = cluster
         self.host = host
         self.views: dict[ServiceKey, View] = {}
-        self.cluster_ips: dict[str, ServiceKey] = {}
-        self.node_ports: dict[tuple[Protocol, int], ServiceKey] = {}
-        self.malformed: dict[ServiceKey, str] = {}
         self.oversized: set[ServiceKey] = set()
         self.changes = ChangeLog()
         self.revision = 0
         self.restores = 0
         self._draw_bits = draw_bits
-        self._services: dict[ServiceKey, tuple[Service, int]] = {}
         self._index = WorkloadIndex()
+        self.stored = StoredServices(self._index)
         self._intake = Intake(self._index, cluster)
         self._fed = 0
         self._feeding = asyncio.Event()
@@ -100,7 +99,7 @@ class MeshState:
     @property
     def unreadable(self) -> int:
         """Rows that cannot be used: services, and what selectors choose from."""
-        return len(self.malformed) + len(self._intake.malformed)
+        return len(self.stored.malformed) + len(self._intake.malformed)
 
     def preview(self, service: Service, revision: int) -> View:
         """A service as it would be shown if it were stored."""
@@ -153,24 +152,21 @@ class MeshState:
             self.restores += 1
             self.revision = self._fed = 0
             self.host.reset(epoch=fresh_epoch(self._draw_bits), store_revision=snapshot.revision)
-        old = set(self._services)
-        self._services.clear()
-        self.cluster_ips.clear()
-        self.node_ports.clear()
-        self.malformed.clear()
+        old = set(self.stored.services)
         self._index = WorkloadIndex()
+        self.stored.start_over(self._index)
         self._intake = Intake(self._index, self.cluster)
         self.changes.reset(snapshot.revision)
         self._apply([Put(row) for row in snapshot.rows], one_step=True)
-        self._publish(snapshot.revision, old - set(self._services))
+        self._publish(snapshot.revision, old - set(self.stored.services))
 
     def _apply(self, events: Sequence[Put | Delete], *, one_step: bool = False) -> None:
         services = [event for event in events if event.key.startswith(PREFIX)]
         for event in services:
             if isinstance(event, Put):
-                self._on_row(event.row)
+                self.stored.put(event.row)
             else:
-                self._on_delete(event.key)
+                self.stored.remove(event.key)
         others = [event for event in events if not event.key.startswith(PREFIX)]
         if one_step:
             # A listing: nothing in it is a deletion, so its order does not matter.
@@ -178,45 +174,6 @@ class MeshState:
             return
         for _, group in itertools.groupby(others, key=lambda event: event.mod_revision):
             self._intake.apply(group)
-
-    def _on_row(self, row: Row) -> None:
-        key = service_key(row.key)
-        if key is None:
-            logger.error("a key holds no service", extra={log.KEY: row.key})
-            return
-        try:
-            service = decode_service(key, row.value)
-        except MalformedRecordError as error:
-            self.malformed[key] = str(error)
-            extra = {log.KEY: row.key, log.ERROR: log.clip(error)}
-            logger.error("a stored service cannot be used", extra=extra)
-            return
-        self.malformed.pop(key, None)
-        self._release(key)
-        self._services[key] = (service, row.mod_revision)
-        self.cluster_ips.update(dict.fromkeys(service.cluster_ips, key))
-        self.node_ports.update({(one.protocol, one.node_port): key for one in service.ports if one.node_port})
-        self._index.put_service(service)
-
-    def _on_delete(self, store_key: str) -> None:
-        key = service_key(store_key)
-        if key is not None:
-            self.malformed.pop(key, None)
-            self._release(key)
-            self._services.pop(key, None)
-            self._index.remove_service(key)
-
-    def _release(self, key: ServiceKey) -> None:
-        """What a service occupied so far is free, unless another has it by now."""
-        if key not in self._services:
-            return
-        service, _ = self._services[key]
-        for ip in service.cluster_ips:
-            if self.cluster_ips.get(ip) == key:
-                del self.cluster_ips[ip]
-        for port in service.ports:
-            if self.node_ports.get((port.protocol, port.node_port)) == key:
-                del self.node_ports[port.protocol, port.node_port]
 
     # --- publishing
 
@@ -272,6 +229,6 @@ class MeshState:
         return False
 
     def _view(self, key: ServiceKey) -> View | None:
-        if key not in self._services:
+        if key not in self.stored.services:
             return None
-        return self.preview(*self._services[key])
+        return self.preview(*self.stored.services[key])

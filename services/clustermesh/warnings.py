@@ -6,7 +6,7 @@ from typing import Final
 
 from axoneme.lib.labels import security_relevant
 from services.clustermesh.model import Service, ServiceType, family
-from services.clustermesh.wire import View
+from services.clustermesh.view import View
 
 _SHOWN: Final = 5
 

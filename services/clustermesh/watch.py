@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from axoneme.api.clustermesh.v1 import clustermesh_pb2 as pb
 from axoneme.lib.errors import OutOfRange, RevisionCompacted
 from axoneme.lib.kvstore.port import Store
+from services.clustermesh.messages import service_message
 from services.clustermesh.state import MeshState
-from services.clustermesh.wire import service_message
 
 
 async def watch_services(
