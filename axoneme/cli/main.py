@@ -41,9 +41,7 @@ COMMANDS: dict[str, Entry] = {
     "identity": Entry("services.identity.cli:identity", CLIENT, "List and get identities; serve."),
     "service": Entry("services.clustermesh.cli:service", CLIENT, "Apply, get, delete and list services."),
     "endpoint": Entry("shim.cli:endpoint", CLIENT, "List, add and delete the endpoints of a node."),
-    "monitor": Entry(
-        "shim.monitorcli:monitor", CLIENT, "Print a node's drops, traces and verdicts."
-    ),
+    "monitor": Entry("shim.monitorcli:monitor", CLIENT, "Print a node's drops, traces and verdicts."),
     "trace": Entry(
         "shim.diagnostics.cli:trace", CLIENT, "Trace this machine's kernel: drops, connects, retransmits."
     ),

@@ -16,6 +16,7 @@ from shim.inspection.tuples import names, place, port
 from shim.lifetimes import NS, STATE_NAMES, Lifetimes
 from shim.maps import layout
 from shim.maps.base import address_from_bytes
+from shim.messages import origin_message
 
 FLAGS: Final = {
     1: "reply-seen",
@@ -97,7 +98,7 @@ class Connections:
             flags=names(entry.flags, FLAGS),
             idle_seconds=max(now_ns - entry.last_seen_ns, 0) / NS,
             expires_seconds=max(left_ns, 0) / NS,
-            origins=[_origin(origin) for origin in self._origins_of(entry.cookie)],
+            origins=[origin_message(origin) for origin in self._origins_of(entry.cookie)],
             proxy_port=port(entry.proxy_port_be),
         )
 
@@ -111,14 +112,3 @@ def _order(row: tuple[layout.CtKey, layout.CtEntry]) -> str:
     """Newest first, then by tuple; a connection that gets packets between two pages may move."""
     key, entry = row
     return f"{(1 << 64) - 1 - entry.last_seen_ns:016x} {key.pack().hex()}"
-
-
-def _origin(origin: Origin) -> policy_pb2.Origin:
-    return policy_pb2.Origin(
-        origin_id=origin.origin_id,
-        kind=origin.kind,
-        namespace=origin.namespace,
-        name=origin.name,
-        rule=origin.rule,
-        labels=origin.labels,
-    )

@@ -16,15 +16,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 from axoneme.lib import log
-from axoneme.lib.bpf.errors import BpfError
-from axoneme.lib.bpf.maps import BpfMap
-from axoneme.lib.errors import AxonemeError, Unavailable
+from axoneme.lib.errors import AxonemeError
 from axoneme.lib.intent import Failure
-from shim.endpoints import Endpoint, EndpointState, EndpointTable, HostPort
-from shim.lb import hostports
+from shim.endpoints import EndpointTable, HostPort
+from shim.lb import hostports, tables
 from shim.lb.books import Books
 from shim.lb.changes import Change
 from shim.lb.claims import Claims
@@ -33,42 +31,27 @@ from shim.lb.model import (
     HOST_PORT_OWNER,
     MAGLEV,
     MAX_SLOTS,
+    RANDOM,
+    SNAT,
     Frontend,
-    HostPorts,
     NodeView,
     Owner,
-    Plan,
     Service,
-    plan,
 )
+from shim.lb.owners import Owners
+from shim.lb.plan import Plan, plan
 from shim.lb.records import frontend_key
 from shim.lb.retries import Retries
+from shim.lb.tables import MaglevTables, TableMaker
 from shim.maps.base import address_bytes
 from shim.maps.lb import LB_INSIDE
+from shim.neededfeatures import DSR_FEATURES, MAGLEV_FEATURES, first_missing
 
 logger = logging.getLogger(__name__)
 
 OWNERS_AT_ONCE: Final = 2_000
-TABLES_AT_ONCE: Final = 64
-"""Each is a descriptor until it is in its place."""
-TABLES_AUDITED: Final = 16
-"""Tables whose every element one audit reads; the next audit goes on where this one ends."""
 MAX_NAMED: Final = 5
-PRESENT: Final = "yes"
 _FLUSH: Final = "flush"
-
-
-class TableMaker(Protocol):
-    """What of the datapath is needed here."""
-
-    @property
-    def maps(self) -> Mapping[str, BpfMap]: ...
-
-    async def new_maglev_table(self, size: int) -> BpfMap:
-        """An empty table. Raises AxonemeError or BpfError."""
-
-    async def open_maglev_table(self, set_id: int) -> BpfMap | None:
-        """The table of a set. Raises AxonemeError or BpfError."""
 
 
 class LoadBalancer:
@@ -83,23 +66,19 @@ class LoadBalancer:
         clock: Callable[[], float],
     ) -> None:
         self.books = Books(datapath.maps, clock=clock)
+        self._tables = MaglevTables(datapath, self.books)
         self.complete = False
         self.missing: dict[str, str] = {}
         """What this node lacks, `maglev` or `dsr`, and why: services that ask for it are refused."""
-        self._datapath, self._node, self._clock = datapath, node, clock
+        self._node, self._clock = node, clock
+        self._defaults = node
         self._endpoints = endpoints
-        self._values: dict[str, Owner] = {}
+        self._owners = Owners(endpoints)
         self._claims = Claims()
         self._conflicts: dict[str, Failure] = {}
         self._retries = Retries(clock)
         self._flushes = Retries(clock)  # the flush itself, under one name
-        self._dirty: set[str] = set()
-        self._by_address: dict[bytes, set[str]] = {}
-        self._endpoint_addresses: dict[int, frozenset[bytes]] = {}
         self._lock = asyncio.Lock()
-        self._wake = asyncio.Event()
-        self._audited = 0
-        endpoints.listen(self._on_endpoint)
 
     # --- what this depends on
 
@@ -114,9 +93,9 @@ class LoadBalancer:
         """Sink of SubscribeServices."""
         async with self._lock:
             for key, value in upserts.items():
-                self._put(key, value)
+                self._owners.put(key, value)
             for key in removals:
-                self._put(key, None)
+                self._owners.put(key, None)
             await self._flush()
             if complete and not self.complete:
                 await self._prune()
@@ -134,19 +113,29 @@ class LoadBalancer:
         if addresses == self._node.addresses:
             return
         self._node = replace(self._node, addresses=addresses)
-        self._soil(key for key, one in self._values.items() if not isinstance(one, Service) or one.node_ports)
+        self._owners.soil(
+            key for key, one in self._owners.values.items() if not isinstance(one, Service) or one.node_ports
+        )
 
     def set_features(self, features: Mapping[str, str]) -> None:
-        """What the kernel can do, `yes` or why not: a service that asks for more keeps what it has."""
-        maglev = features.get("maglev", features.get("map_of_maps", PRESENT))
-        found = {"maglev": maglev, "dsr": features.get("dsr", PRESENT)}
-        self.missing = {name: why for name, why in found.items() if why != PRESENT}
+        """What the kernel can do, `yes` or why not: a service that asks for more keeps what it has. A default
+        that the node cannot have gives way to the simple one."""
+        found = {
+            "maglev": first_missing(features, MAGLEV_FEATURES),
+            "dsr": first_missing(features, DSR_FEATURES),
+        }
+        self.missing = {name: why for name, why in found.items() if why}
+        algorithm = RANDOM if "maglev" in self.missing else self._defaults.algorithm
+        forwarding = SNAT if "dsr" in self.missing else self._defaults.forwarding
+        if (algorithm, forwarding) != (self._node.algorithm, self._node.forwarding):
+            self._node = replace(self._node, algorithm=algorithm, forwarding=forwarding)
+            self._owners.soil(self._owners.values)
 
     async def keep(self) -> None:
         """Writes what endpoints and addresses change, until cancelled."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._owners.wake.wait()
+            self._owners.wake.clear()
             try:
                 async with self._lock:
                     await self._flush()
@@ -158,7 +147,7 @@ class LoadBalancer:
     def next_due(self) -> float | None:
         """When `retry` has something to do, by the clock."""
         dues = [self._retries.next_due(), self.books.next_due()]
-        if self._dirty:
+        if self._owners.dirty:
             dues.append(self._flushes.next_due() or self._clock())
         return min((due for due in dues if due is not None), default=None)
 
@@ -166,7 +155,7 @@ class LoadBalancer:
         """Tries again what failed and is due, removes what nothing uses any more; waits for no flush."""
         if not self._lock.locked():
             async with self._lock:
-                self._dirty |= self._retries.due()
+                self._owners.dirty |= self._retries.due()
                 await self._flush()
                 await asyncio.to_thread(self.books.finish)
         return self.failures()
@@ -175,12 +164,8 @@ class LoadBalancer:
         """Compares the kernel's maps with what they should hold, repairs, and says what differed."""
         async with self._lock:
             found, missing = await asyncio.to_thread(self.books.maps.audit, prune=self.complete)
-            for number in missing:
-                backends = self.books.sets.get(number)
-                if backends is not None:
-                    table = await self._datapath.new_maglev_table(backends.table_size)
-                    found.append(await asyncio.to_thread(_replace_table, self.books, number, table))
-            return found + await self._audit_tables()
+            found += await self._tables.restore(missing)
+            return found + await self._tables.audit()
 
     # --- what is shown
 
@@ -195,7 +180,7 @@ class LoadBalancer:
         return len(self._conflicts.keys() | set(self._retries))
 
     def problems(self) -> list[str]:
-        """Host ports that are not in effect, in words; services are told by their stream."""
+        """Host ports and defaults that are not in effect, in words; services are told by their stream."""
         found = {**self._conflicts, **self._retries.failures()}
         texts = [
             f"host ports of endpoint {key.removeprefix(HOST_PORT_OWNER)} are not in the kernel: "
@@ -204,16 +189,29 @@ class LoadBalancer:
             if key.startswith(HOST_PORT_OWNER)
         ]
         more = len(texts) - MAX_NAMED
-        return texts if more <= 0 else [*texts[:MAX_NAMED], f"host ports of {more} more endpoints are not"]
+        shown = texts if more <= 0 else [*texts[:MAX_NAMED], f"host ports of {more} more endpoints are not"]
+        return [*shown, *self._lost_defaults(), *self._lost_by_tunnel()]
+
+    def _lost_defaults(self) -> Iterator[str]:
+        for option, value, used, feature in (
+            ("lb_algorithm", self._defaults.algorithm, self._node.algorithm, MAGLEV),
+            ("lb_forwarding", self._defaults.forwarding, self._node.forwarding, DSR),
+        ):
+            if value != used:
+                yield f"{option} {value} needs {self.missing[feature]}; services without a choice get {used}"
+
+    def _lost_by_tunnel(self) -> Iterator[str]:
+        asking = any((one.forwarding or self._node.forwarding) == DSR for one in self.services())
+        if self._node.tunnel and (asking or self._node.forwarding == DSR):
+            yield "routing_mode tunnel: services with forwarding dsr are forwarded by snat on this node"
 
     def services(self) -> Iterator[Service]:
         """Services of the stream as last told, whether in effect or not."""
-        return iter([one for one in self._values.values() if isinstance(one, Service)])
+        return self._owners.services()
 
     def service(self, key: str) -> Service | None:
         """A service of the stream by its key."""
-        found = self._values.get(key)
-        return found if isinstance(found, Service) else None
+        return self._owners.service(key)
 
     def owner_of(self, frontend: Frontend) -> str:
         """Key of the service, or of the host port, that has a frontend; empty when nobody has it."""
@@ -224,50 +222,15 @@ class LoadBalancer:
         others = [one for one in self._endpoints if one.endpoint_id != endpoint_id]
         hostports.check_host_ports(wanted, others, self._node, self._service_at)
 
-    # --- inside: dirt
-
-    def _put(self, key: str, value: Owner | None) -> None:
-        for address in _backend_addresses(self._values.get(key)):
-            self._by_address[address].discard(key)
-            if not self._by_address[address]:
-                del self._by_address[address]
-        if value is None:
-            self._values.pop(key, None)
-        else:
-            self._values[key] = value
-        for address in _backend_addresses(value):
-            self._by_address.setdefault(address, set()).add(key)
-        self._dirty.add(key)
-
-    def _on_endpoint(self, endpoint_id: int, endpoint: Endpoint | None) -> None:
-        """An endpoint came, changed or went: its host ports, and services whose backend became local."""
-        before = self._endpoint_addresses.pop(endpoint_id, frozenset())
-        after = frozenset(hostports.host_addresses(endpoint)) if endpoint else frozenset()
-        if after:
-            self._endpoint_addresses[endpoint_id] = after
-        key = f"{HOST_PORT_OWNER}{endpoint_id}"
-        value = _host_ports_of(endpoint)
-        if value != self._values.get(key):
-            self._put(key, value)
-            self._soil([key])
-        if before != after:
-            self._soil(key for address in before ^ after for key in self._by_address.get(address, ()))
-
-    def _soil(self, keys: Iterable[str]) -> None:
-        self._dirty.update(keys)
-        if self._dirty:
-            self._wake.set()
-
     # --- inside: from dirt to maps
 
     async def _flush(self) -> None:
         """Plans and writes every dirty owner. What raises leaves them dirty."""
-        dirty, self._dirty = self._dirty, set()
+        dirty = self._owners.take_dirty()
         if not dirty:
             return
-        local = frozenset(ip for ips in self._endpoint_addresses.values() for ip in ips)
-        view = replace(self._node, endpoint_addresses=local)
-        values = dict(self._values)
+        view = replace(self._node, endpoint_addresses=self._owners.local_addresses())
+        values = dict(self._owners.values)
         try:
             plans = await asyncio.to_thread(self._plan, dirty, values, view)
             dirty |= plans.keys()
@@ -277,7 +240,7 @@ class LoadBalancer:
             ):
                 failed = await self._write({key: plans[key] for key in failed})
         except BaseException as error:
-            self._dirty |= dirty
+            self._owners.dirty |= dirty
             self._flushes.note([_FLUSH], {_FLUSH: Failure("INTERNAL", "APPLY_FAILED", str(error))})
             raise
         self._flushes.note([_FLUSH], {})
@@ -314,8 +277,8 @@ class LoadBalancer:
         for start in range(0, len(going), OWNERS_AT_ONCE):
             part = going[start : start + OWNERS_AT_ONCE]
             changes = await asyncio.to_thread(self._prepare, part, plans)
-            for group in _groups(changes):
-                await self._make_tables(group)
+            for group in tables.groups(changes):
+                await self._tables.make(group)
                 await asyncio.to_thread(self.books.apply, group)
             failed.update({one.owner: one.failure for one in changes if one.failure is not None})
         return failed
@@ -324,7 +287,7 @@ class LoadBalancer:
         """Whom to write, in order, and whom not."""
         failed: dict[str, Failure] = {}
         for key, one in plans.items():
-            if (refusal := self._refusal(self._values.get(key), one)) is not None:
+            if (refusal := self._refusal(self._owners.values.get(key), one)) is not None:
                 failed[key] = refusal
         going = plans.keys() - failed.keys()
         return sorted(going, key=lambda key: (self._shrinks(key, plans[key]), key)), failed
@@ -343,18 +306,8 @@ class LoadBalancer:
         if isinstance(value, Service):
             for feature, asked in (("maglev", value.algorithm == MAGLEV), ("dsr", value.forwarding == DSR)):
                 if asked and feature in self.missing:
-                    return _missing(f"this node has no {feature}: {self.missing[feature]}")
+                    return tables.lacking(f"{feature} needs {self.missing[feature]}")
         return None
-
-    async def _make_tables(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            try:
-                for backends in change.wanted_tables:
-                    change.tables[backends] = await self._datapath.new_maglev_table(backends.table_size)
-            except Unavailable as error:
-                change.failure = Failure(error.code, error.reason, error.message)
-            except (AxonemeError, BpfError) as error:
-                change.failure = _missing(f"this node cannot make Maglev tables: {error}")
 
     async def _prune(self) -> None:
         held = {
@@ -363,65 +316,6 @@ class LoadBalancer:
         await asyncio.to_thread(self.books.prune, held)
         self.complete = True
 
-    async def _audit_tables(self) -> list[str]:
-        """Reads some tables whole, those after the last ones."""
-        numbers = sorted(self.books.tables_of())
-        later = [number for number in numbers if number > self._audited] or numbers
-        found = []
-        for number in later[:TABLES_AUDITED]:
-            self._audited = number
-            table = await self._datapath.open_maglev_table(number)
-            if table is not None:
-                found.append(await asyncio.to_thread(_repair_table, self.books, number, table))
-        return [text for text in found if text]
-
     def _service_at(self, address: bytes, port: int, protocol: int) -> str:
         winner = self._claims.winner(Frontend(address, port, protocol, LB_INSIDE))
         return "" if winner.startswith(HOST_PORT_OWNER) else winner
-
-
-def _groups(changes: Sequence[Change]) -> Iterator[list[Change]]:
-    """Changes in order, with few tables in each group."""
-    group: list[Change] = []
-    tables = 0
-    for change in changes:
-        wanted = len(change.wanted_tables)
-        if group and tables + wanted > TABLES_AT_ONCE:
-            yield group
-            group, tables = [], 0
-        group.append(change)
-        tables += wanted
-    if group:
-        yield group
-
-
-def _replace_table(books: Books, number: int, table: BpfMap) -> str:
-    try:
-        return books.replace_table(number, table)
-    finally:
-        table.close()
-
-
-def _repair_table(books: Books, number: int, table: BpfMap) -> str:
-    try:
-        return books.repair_table(number, table)
-    finally:
-        table.close()
-
-
-def _backend_addresses(value: Owner | None) -> set[bytes]:
-    return {backend.address for backend in value.backends} if isinstance(value, Service) else set()
-
-
-def _host_ports_of(endpoint: Endpoint | None) -> HostPorts | None:
-    if endpoint is None or not endpoint.host_ports or endpoint.state is EndpointState.TERMINATING:
-        return None
-    return HostPorts(
-        endpoint_id=endpoint.endpoint_id,
-        addresses=hostports.host_addresses(endpoint),
-        ports=endpoint.host_ports,
-    )
-
-
-def _missing(text: str) -> Failure:
-    return Failure("FAILED_PRECONDITION", "FEATURE_MISSING", text)

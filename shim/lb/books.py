@@ -14,17 +14,19 @@ Calls block and come one at a time, from any thread.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from axoneme.lib.bpf.errors import BpfError
 from axoneme.lib.bpf.maps import BpfMap
+from shim import socketchoices
 from shim.lb import affinity, records
+from shim.lb.backends import Backends
 from shim.lb.changes import NOTHING, Applied, Change, Leaving, blame, going
 from shim.lb.lbmaps import LbMaps, number_of
-from shim.lb.model import BackendSet, Plan, Target
+from shim.lb.model import Target
 from shim.lb.numbers import Numbers
+from shim.lb.plan import BackendSet, Plan
 from shim.maps import lb
 from shim.maps.base import number_key
 from shim.nodeipcache import failure_of
@@ -41,19 +43,15 @@ class Books:
     def __init__(self, maps: Mapping[str, BpfMap], *, clock: Callable[[], float]) -> None:
         self.maps = LbMaps(maps)
         self.applied: dict[str, Applied] = {}
-        self.numbers: dict[Target, int] = {}
+        self.backends = Backends(self.maps.backends)
         self.sets: dict[int, BackendSet] = {}
-        self.last_backend, self.last_set = Numbers(), Numbers()
-        self._affinity = maps[lb.AFFINITY.name]
+        self.last_set = Numbers()
+        self._affinity, self._sockets = maps[lb.AFFINITY.name], maps[lb.SOCKETS.name]
         self._clock = clock
-        self._numbered: set[int] = set()
-        self._refs: dict[Target, dict[str, int]] = {}
         self._owners: dict[bytes, str] = {}
         self._leaving: list[Leaving] = []
-        self._waiting: Counter[Target] = Counter()  # backends of those
         self._inherited: set[int] = set()
         self._held: set[bytes] = set()
-        self._found: set[int] = set()  # backends that sets of an earlier life may need
         self._stale_due: float | None = None
 
     # --- start
@@ -61,13 +59,8 @@ class Books:
     def load(self, last_backend: int, last_set: int) -> None:
         """Takes over what an earlier life left in the maps, and the numbers that it gave last."""
         self.maps.load()
-        for key, raw in self.maps.backends.content.items():
-            number = number_of(key)
-            self.numbers.setdefault(records.target_from_value(raw), number)
-            self._numbered.add(number)
-            self._found.add(number)
+        self.backends.load(last_backend)
         self._inherited = self.maps.named_sets()
-        self.last_backend.resume(last_backend, max(self._numbered, default=0))
         self.last_set.resume(last_set, max(self.maps.all_sets(), default=0))
 
     # --- a change, step by step
@@ -89,7 +82,8 @@ class Books:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Writes changes in the one order that is safe; what fails is undone and has its `failure` set."""
-        self._number_targets(changes)
+        for change in changes:
+            self.backends.number(change.plan.targets)
         self._fill_tables(changes)
         self._write_backends(changes)
         self._write_sets(changes)
@@ -113,11 +107,7 @@ class Books:
             removed = True
             for number, backends in one.sets.items():
                 self._drop_set(number, backends)
-            for target in one.targets:
-                self._waiting[target] -= 1
-                if not self._waiting[target]:
-                    del self._waiting[target]
-            self._drop_targets(one.targets)
+            self.backends.let_go(one.targets)
         if self._stale_due is not None and (at_once or self._stale_due <= now):
             removed = self._prune_rest() or removed
             self._stale_due = None
@@ -148,7 +138,7 @@ class Books:
 
     def fill(self, backends: BackendSet, table: BpfMap) -> None:
         """Writes all elements of a table. Raises BpfError."""
-        table.update_batch(list(records.table_entries(backends, self.numbers)))
+        table.update_batch(list(records.table_entries(backends, self.backends.numbers)))
 
     def replace_table(self, number: int, table: BpfMap) -> str:
         """Gives a set a table again; returns what was done. Raises BpfError."""
@@ -160,7 +150,7 @@ class Books:
     def repair_table(self, number: int, table: BpfMap) -> str:
         """Compares what is inside a table with what should be, and repairs. Raises BpfError."""
         actual = dict(table.items())
-        wanted = records.table_entries(self.sets[number], self.numbers)
+        wanted = records.table_entries(self.sets[number], self.backends.numbers)
         wrong = [(key, value) for key, value in wanted if actual.get(key) != value]
         table.update_batch(wrong)
         return (
@@ -178,17 +168,12 @@ class Books:
             if raw is None or answer.backends != backends:
                 continue
             service = lb.LbService.unpack(raw)
-            if service.set_id in self._inherited and self.maps.is_whole(service, backends, self.numbers):
+            if service.set_id in self._inherited and self.maps.is_whole(
+                service, backends, self.backends.numbers
+            ):
                 self._inherited.discard(service.set_id)
                 return service.set_id
         return 0
-
-    def _number_targets(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            for target in change.plan.targets:
-                if target not in self.numbers:
-                    number = self.numbers[target] = self.last_backend.take(self._numbered)
-                    self._numbered.add(number)
 
     def _fill_tables(self, changes: Iterable[Change]) -> None:
         for change in changes:
@@ -205,9 +190,9 @@ class Books:
             present = self.applied.get(change.owner, NOTHING).targets
             for target, flags in change.plan.targets.items():
                 if present.get(target) != flags:
-                    self._refs.setdefault(target, {})[change.owner] = flags
-                    key = number_key(self.numbers[target])
-                    wanted[key] = self._backend_value(target)
+                    self.backends.refer(change.owner, target, flags)
+                    key = self.backends.key(target)
+                    wanted[key] = self.backends.value(target)
                     askers.setdefault(key, []).append(change)
         blame(self.maps.backends.put(wanted), askers)
 
@@ -218,7 +203,7 @@ class Books:
         for change in going(changes):
             for backends in change.fresh:
                 number = change.sets[backends]
-                mine = records.slot_entries(backends, number, self.numbers)
+                mine = records.slot_entries(backends, number, self.backends.numbers)
                 near = dict.fromkeys(records.range_keys(backends, number), _RANGE)
                 slots.update(mine)
                 ranges.update(near)
@@ -245,10 +230,26 @@ class Books:
                 present = self.maps.frontends.content.get(key)
                 if value != present:
                     wanted[key], change.before[key], askers[key] = value, present, [change]
-                    if (move := affinity.moves_on(present, value)) is not None:
-                        change.moves.setdefault(move[0], {})[move[1]] = self._numbers_of(answer.backends)
+                    self._note_moves(change, key, value, answer.backends)
         self._carry_clients(changes, remove=False)
+        heirs = {key: heir for change in going(changes) for key, heir in change.heirs.items()}
+        choices = socketchoices.inherited(self._sockets, heirs)
         blame(self.maps.frontends.put(wanted), askers)
+        socketchoices.keep(self._sockets, choices, [one.heirs for one in changes if one.failure is not None])
+
+    def _note_moves(self, change: Change, key: bytes, value: bytes, backends: BackendSet) -> None:
+        """Who may follow a frontend to its new set. Sockets may stay on a backend that is on its way out."""
+        present = change.before[key]
+        if (move := affinity.moves_on(present, value)) is not None:
+            change.moves.setdefault(move[0], {})[move[1]] = self.backends.keys(backends.targets)
+
+        def kept() -> frozenset[bytes]:
+            flags = change.plan.targets
+            leaving = (one for one in flags if flags[one] & lb.BACKEND_TERMINATING)
+            return self.backends.keys((*backends.targets, *leaving))
+
+        if (heir := socketchoices.heir_of(key, present, value, kept)) is not None:
+            change.heirs[heir[0]] = heir[1]
 
     def _carry_clients(self, changes: Iterable[Change], *, remove: bool) -> None:
         moves: affinity.Moves = {}
@@ -257,9 +258,6 @@ class Books:
                 moves.setdefault(old, {}).update(new)
         if moves:
             affinity.carry(self._affinity, moves, remove=remove)
-
-    def _numbers_of(self, backends: BackendSet) -> frozenset[bytes]:
-        return frozenset(number_key(self.numbers[target]) for target in backends.targets)
 
     def _undo(self, change: Change) -> None:
         """Puts back what an owner had, in reverse."""
@@ -272,20 +270,7 @@ class Books:
             self._inherited.add(change.sets[backends])
             self.sets.pop(change.sets[backends], None)
         present = self.applied.get(change.owner, NOTHING).targets
-        for target in change.plan.targets:
-            refs = self._refs.get(target, {})
-            if target in present:
-                refs[change.owner] = present[target]
-            else:
-                refs.pop(change.owner, None)
-        self._drop_targets(target for target in change.plan.targets if target not in present)
-        self.maps.backends.put(
-            {
-                number_key(self.numbers[one]): self._backend_value(one)
-                for one in change.plan.targets
-                if one in present
-            }
-        )
+        self.backends.undo(change.owner, change.plan.targets, present)
 
     def _settle(self, change: Change) -> None:
         """Writes down what an owner has now, and lets go of what it had."""
@@ -310,54 +295,20 @@ class Books:
             self.applied.pop(owner, None)
 
     def _leave(self, owner: str, sets: dict[int, BackendSet], targets: tuple[Target, ...]) -> None:
-        """Lets go of sets and backends; the flags of a backend that others keep may change by that."""
-        kept: dict[bytes, bytes] = {}
-        for target in targets:
-            self._refs[target].pop(owner, None)
-            if self._refs[target]:
-                kept[number_key(self.numbers[target])] = self._backend_value(target)
-        self.maps.backends.put(kept)
-        self._waiting.update(targets)
+        """Lets go of sets and backends, after the grace."""
+        self.backends.leave(owner, targets)
         self._leaving.append(Leaving(self._clock() + GRACE_SECONDS, sets, targets))
-
-    def _backend_value(self, target: Target) -> bytes:
-        """Terminating when all say so, local when one does."""
-        flags = list(self._refs[target].values())
-        everyone = lb.BACKEND_TERMINATING if all(one & lb.BACKEND_TERMINATING for one in flags) else 0
-        return records.backend_value(target, everyone | max(one & lb.BACKEND_LOCAL for one in flags))
 
     def _drop_set(self, number: int, backends: BackendSet) -> None:
         self.maps.drop_set(number, backends)
         self.sets.pop(number, None)
 
-    def _drop_targets(self, targets: Iterable[Target]) -> None:
-        """Removes backends that no owner has and no set on its way out needs."""
-        for target in targets:
-            if self._refs.get(target) or self._waiting[target] or target not in self.numbers:
-                continue
-            self._refs.pop(target, None)
-            if self.numbers[target] in self._found:
-                continue
-            number = self.numbers.pop(target)
-            self._numbered.discard(number)
-            self.maps.backends.drop([number_key(number)])
-
     def _prune_rest(self) -> bool:
         """Sets and backends of an earlier life that nobody named."""
         removed = self.maps.keep_sets(self.maps.named_sets() | self.sets.keys())
-        self._found = {
+        in_slots = {
             number_of(raw)
             for key, raw in self.maps.slots.content.items()
             if lb.LbSlotKey.unpack(key).set_id not in self.sets
         }
-        needed = set(map(number_key, self._found)) | {number_key(number) for number in self._in_use()}
-        backends = [key for key in self.maps.backends.content if key not in needed]
-        self.maps.backends.drop(backends)
-        self.numbers = {one: number for one, number in self.numbers.items() if number_key(number) in needed}
-        self._numbered = {number_of(key) for key in self.maps.backends.content}
-        return removed or bool(backends)
-
-    def _in_use(self) -> Iterator[int]:
-        for target, number in self.numbers.items():
-            if self._refs.get(target) or self._waiting[target]:
-                yield number
+        return self.backends.keep_used(in_slots) or removed

@@ -9,9 +9,11 @@ from typing import Final
 from axoneme.lib.bpf.maps import BpfMap
 from axoneme.lib.intent import Failure
 from shim.lb import affinity
-from shim.lb.model import BackendSet, Plan, Target
+from shim.lb.model import Target
+from shim.lb.plan import BackendSet, Plan
 from shim.nodeipcache import failure_of
 from shim.reconciler import WriteFault
+from shim.socketchoices import Heir
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class Change:
     failure: Failure | None = None
     before: dict[bytes, bytes | None] = field(default_factory=dict)
     moves: affinity.Moves = field(default_factory=dict)
+    heirs: dict[tuple[bytes, bytes], Heir] = field(default_factory=dict)
 
     @property
     def wanted_tables(self) -> list[BackendSet]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from axoneme.lib.errors import AlreadyExists
 from shim.endpoints import Endpoint, EndpointState, HostPort
 from shim.hostports import share_a_port
-from shim.lb.model import PROTOCOL_NAMES, NodeView, listening
+from shim.lb.model import PROTOCOL_NAMES, NodeView
+from shim.lb.plan import listening
 from shim.maps.base import address_bytes
 
 

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from axoneme.lib.bpf.maps import BpfMap
 from shim.lb import records
 from shim.lb.mirror import MirroredMap
-from shim.lb.model import BackendSet, Target
+from shim.lb.model import Target
+from shim.lb.plan import BackendSet
 from shim.maps import lb
 from shim.maps.base import number_key
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from shim.inspection.frontends import FrontendNames
 from shim.lb.balancer import LoadBalancer
-from shim.lb.model import HOST_PORT_OWNER, Frontend, Service, Target, target_port
+from shim.lb.model import HOST_PORT_OWNER, Frontend, Service, Target
+from shim.lb.plan import target_port
 from shim.maps.lb import BACKEND_TERMINATING, LbKey
 
 
@@ -52,7 +53,7 @@ class FrontendDirectory:
             for backend in service.backends
         }
         return tuple(
-            books.numbers[target]
+            books.backends.numbers[target]
             for target, flags in applied.targets.items()
             if flags & BACKEND_TERMINATING and target in wanted and target not in serving
         )

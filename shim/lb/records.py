@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from shim.lb import maglev
-from shim.lb.model import Answer, BackendSet, Frontend, Target
+from shim.lb.model import Frontend, Target
+from shim.lb.plan import Answer, BackendSet
 from shim.maps.base import number_key
 from shim.maps.lb import LbBackend, LbKey, LbService, LbSlotKey, LbSourceKey
 

@@ -15,7 +15,18 @@ from axoneme.lib.errors import AxonemeError, Unsupported
 from axoneme.lib.intent import Ack, Change, Failure, Hello, Interest, Resync, Update
 from axoneme.lib.intentstream import envelope
 from shim.lb import maglev
-from shim.lb.model import DSR, MAGLEV, PROTOCOL_NAMES, RANDOM, SCTP, SNAT, Backend, Port, Service, State
+from shim.lb.model import (
+    DSR,
+    MAGLEV,
+    PROTOCOL_NAMES,
+    RANDOM,
+    SCTP,
+    SNAT,
+    Backend,
+    Port,
+    Service,
+    State,
+)
 from shim.maps.base import address_bytes
 
 T = TypeVar("T")

@@ -39,7 +39,9 @@ class AdoptedInterfaces:
             self.forget(endpoint_id)
             (self._folder / f"{endpoint_id}-{index}").mkdir(mode=0o700, parents=True, exist_ok=True)
             host_mac = str(link.get_attr("IFLA_ADDRESS"))
-            return {"interface_name": name, "ifindex": index, "mac": mac, "host_mac": host_mac}
+            cookie = namespaces.cookie_of(descriptor)
+            found = {"interface_name": name, "ifindex": index, "mac": mac, "host_mac": host_mac}
+            return {**found, "netns_cookie": cookie}
 
     def index_of(self, endpoint_id: int) -> int | None:
         """The interface that an endpoint adopted, if it did."""

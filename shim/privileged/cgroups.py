@@ -8,12 +8,13 @@ from pathlib import Path
 
 from axoneme.lib.bpf.cgrouplinks import CgroupHook, CgroupLink, attach_messages, cgroup2_root
 from axoneme.lib.bpf.errors import BpfError
-from axoneme.lib.bpf.kinds import MapKind
 from axoneme.lib.bpf.maps import KernelMap
 from axoneme.lib.bpf.program import BpfProgram
 from axoneme.lib.errors import FailedPrecondition
+from shim.maps.sockets import PAIRS, SOCKHASH
 from shim.privileged.catalogue import CGROUP_PROGRAMS
 from shim.privileged.pins import LinkPins
+from shim.socketpairs import leave_for_good
 
 PLACE = "cgroup"
 _HOOKS: dict[str, CgroupHook] = {
@@ -72,11 +73,13 @@ def folder(wanted: str) -> Path:
     return path
 
 
-def drop_sockets(pins: Path) -> None:
-    """Removes the pin of the map of sockets: with its last program it goes, and its sockets are as others."""
-    path = _sockets(pins)
-    if path is not None:
-        path.unlink()
+def leave_sockets(pins: Path) -> None:
+    """Has every accelerated connection go on through the stack. The map of sockets keeps them, and its pin
+    stays: a socket that leaves it loses what its reader has not read yet."""
+    path = pins / PAIRS.name
+    if path.exists():
+        with contextlib.closing(KernelMap.open(path)) as held:
+            leave_for_good(held)
 
 
 def attach_to_sockets(program: BpfProgram, pins: Path) -> None:
@@ -84,16 +87,8 @@ def attach_to_sockets(program: BpfProgram, pins: Path) -> None:
 
     Raises FailedPrecondition without such a map.
     """
-    path = _sockets(pins)
-    if path is None:
+    path = pins / SOCKHASH.name
+    if not path.exists():
         raise FailedPrecondition("no map of sockets is pinned", reason="BPF_OBJECTS_MISSING")
     with contextlib.closing(KernelMap.open(path)) as held:
         attach_messages(program, held)
-
-
-def _sockets(pins: Path) -> Path | None:
-    for path in sorted(pins.glob("axoneme_*")):
-        with contextlib.closing(KernelMap.open(path)) as held:
-            if held.kind is MapKind.SOCKHASH:
-                return path
-    return None

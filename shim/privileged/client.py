@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from axoneme.lib.errors import Unavailable, error_type
-from shim.privileged import protocol
+from shim.privileged import packets, protocol
 
 TIMEOUT_SECONDS = 30.0
 MAX_FDS = 8
@@ -36,7 +36,7 @@ class HelperClient:
     def call_with_fds(self, request: protocol.Request) -> tuple[dict[str, Any], list[int]]:
         """The result with the descriptors that came along; the caller owns them."""
         with self._lock:
-            packet, fds = self._exchange(protocol.encode(request))
+            packet, fds = self._exchange(packets.encode(request))
         body = json.loads(packet)
         if body["ok"]:
             return body["result"], fds
@@ -74,7 +74,7 @@ class HelperClient:
                 raise
             self._socket = connecting
         self._socket.sendall(packet)
-        answer, fds, _, _ = socket.recv_fds(self._socket, protocol.MAX_PACKET_BYTES, MAX_FDS)
+        answer, fds, _, _ = socket.recv_fds(self._socket, packets.MAX_PACKET_BYTES, MAX_FDS)
         if not answer:
             raise ConnectionResetError("the helper closed the connection")
         return answer, fds

@@ -48,7 +48,9 @@ def create(
         _set_mtu(node, index, mtu)
         _set_mtu(pod, pod_index, mtu)
         _set_up_pod(pod, pod_index, host_mac, ips)
-        return {"interface_name": name, "ifindex": index, "mac": mac, "host_mac": host_mac}
+        cookie = namespaces.cookie_of(descriptor)
+        found = {"interface_name": name, "ifindex": index, "mac": mac, "host_mac": host_mac}
+        return {**found, "netns_cookie": cookie}
 
 
 def open_traffic(endpoint_id: int, ips: Iterable[str], mac: str) -> None:

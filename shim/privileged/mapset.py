@@ -24,6 +24,8 @@ from axoneme.lib.bpf.kinds import MapKind, MapSpec
 from axoneme.lib.bpf.library import errno_of, libbpf
 from axoneme.lib.bpf.maps import KernelMap
 from axoneme.lib.errors import FailedPrecondition
+from shim.maps.sockets import OPTIONAL, PAIRS
+from shim.socketpairs import leave_for_good
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +72,14 @@ class MapSet:
     def make_missing(self, specs: Iterable[MapSpec]) -> None:
         """Makes those maps that no loaded object has: their pins must be there all the same."""
         for spec in specs:
-            if spec.name not in self.used:
+            if spec.name in self.used:
+                continue
+            try:
                 self.used[spec.name] = create_map(spec)
+            except BpfError as error:
+                if spec.name not in OPTIONAL:
+                    raise
+                logger.warning("map not made", extra={log.MAP: spec.name, log.ERROR: log.clip(error)})
 
     def fill(self) -> None:
         """Copies until a round finds little that is new. Raises FailedPrecondition when it does not fit."""
@@ -82,6 +90,8 @@ class MapSet:
 
     def finish(self) -> None:
         """The last round, then the pins; from here on the old maps are nobody's."""
+        if self._old:
+            self._leave_to_stack()
         for name, old in self._old.items():
             copied = self._copy(name, old)
             logger.info("map replaced", extra={log.MAP: name, log.COUNT: copied})
@@ -97,6 +107,13 @@ class MapSet:
     def ids(self) -> dict[str, int]:
         """Name → the kernel's number of each map."""
         return {name: held.map_id for name, held in self.used.items()}
+
+    def _leave_to_stack(self) -> None:
+        """Sockets that pass data directly keep the program that they began with, and so the old maps: there
+        they would never see a new policy."""
+        for held in (self._old.get(PAIRS.name), self.used.get(PAIRS.name)):
+            if held is not None:
+                leave_for_good(held)
 
     def _open(self, path: Path) -> KernelMap | None:
         return KernelMap.open(path) if path.exists() else None

@@ -7,6 +7,8 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from pyroute2 import IPRoute
 from axoneme.lib.errors import InvalidArgument, NotFound
 
 CLONE_NEWNET = 0x4000_0000
+_SO_NETNS_COOKIE = 71  # Linux 5.14
 _NS_GET_NSTYPE = 0xB703
 
 
@@ -72,6 +75,22 @@ def netlink_of(descriptor: int) -> Iterator[IPRoute]:
         netlink = IPRoute()
     with netlink:
         yield netlink
+
+
+def own_cookie() -> int:
+    """The kernel's number of this network namespace, never another's; 0 where the kernel does not tell."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return 0
+    return int.from_bytes(raw, sys.byteorder)
+
+
+def cookie_of(descriptor: int) -> int:
+    """As `own_cookie`, of that namespace."""
+    with entered(descriptor):
+        return own_cookie()
 
 
 def _setns(descriptor: int) -> None:

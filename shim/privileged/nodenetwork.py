@@ -200,7 +200,7 @@ class NodeNetwork:
             if name not in usable:
                 self._cgroups.detach(programs)
                 if name == SOCKMAP:
-                    cgroups.drop_sockets(self._pins)
+                    cgroups.leave_sockets(self._pins)
                 continue
             with outcome.part(name):
                 if name == SOCKMAP:

@@ -7,7 +7,6 @@ import logging
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 from axoneme.lib import log
 from axoneme.lib.bpf import trials
@@ -19,11 +18,11 @@ from shim.bpf.manifest import ObjectsMissingError, object_path
 from shim.network import AGGREGATIONS
 from shim.privileged.catalogue import PROGRAMS
 from shim.privileged.mapset import MapSet
+from shim.privileged.namespaces import own_cookie
 from shim.privileged.protocol import LoadPrograms
 
 logger = logging.getLogger(__name__)
 
-_SO_NETNS_COOKIE: Final = 71  # Linux 5.14
 _PROGRAM_KIND_SOCK_ADDR, _HELPER_SET_RETVAL = 18, 187
 
 
@@ -63,7 +62,7 @@ def constants_of(request: LoadPrograms) -> dict[str, int]:
     return {
         "tunnel_port_be": socket.htons(request.tunnel_port),
         "aggregation_level": 1 + AGGREGATIONS.index(request.monitor_aggregation),
-        "node_netns_cookie": _netns_cookie(),
+        "node_netns_cookie": own_cookie(),
         "set_retval_known": int(_has_set_retval()),
     }
 
@@ -93,13 +92,3 @@ def _load(
 def _has_set_retval() -> bool:
     """Whether programs of sockets may choose the error of a refused call (Linux 6.1)."""
     return trials.helper(_PROGRAM_KIND_SOCK_ADDR, _HELPER_SET_RETVAL, "Linux 6.1") == trials.YES
-
-
-def _netns_cookie() -> int:
-    """The kernel's number of this network namespace; 0 where the kernel does not tell."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        except OSError:
-            return 0
-    return int.from_bytes(raw, "little")

@@ -10,7 +10,7 @@ from typing import Any
 
 from axoneme.lib.bpf.create import create_map
 from shim.maps import base, layout, lb
-from shim.privileged import health, interfaces, node, probing, protocol
+from shim.privileged import health, interfaces, namespaces, node, probing, protocol
 from shim.privileged.adopted import AdoptedInterfaces
 from shim.privileged.catalogue import ENDPOINT, HOST, PROGRAMS
 from shim.privileged.loader import ProgramLoader
@@ -41,6 +41,7 @@ class Operations:
             protocol.HealthListener: self.health_listener,
             protocol.CreateInterface: self.create_interface,
             protocol.AdoptInterface: self.adopt_interface,
+            protocol.NetnsCookie: self.netns_cookie,
             protocol.AttachEndpoint: self.attach_endpoint,
             protocol.DetachEndpoint: self.detach_endpoint,
             protocol.DeleteInterface: self.delete_interface,
@@ -100,6 +101,11 @@ class Operations:
         """Nothing is changed yet."""
         made = self._adopted.adopt(request.endpoint_id, request.netns, request.interface_name)
         return Answer(result=made)
+
+    def netns_cookie(self, request: protocol.NetnsCookie) -> Answer:
+        """For endpoints of an earlier life, which did not ask."""
+        with namespaces.opened(request.netns) as descriptor:
+            return Answer(result={"netns_cookie": namespaces.cookie_of(descriptor)})
 
     def attach_endpoint(self, request: protocol.AttachEndpoint) -> Answer:
         """Programs first, traffic after; an adopted interface has its traffic already."""

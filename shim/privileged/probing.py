@@ -8,6 +8,7 @@ import fcntl
 import functools
 import socket
 import struct
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from axoneme.lib.bpf.features import detailed
 from axoneme.lib.bpf.trials import YES
+from shim.neededfeatures import DSR_FEATURES, MAGLEV_FEATURES
 
 _SIOCETHTOOL, _GET_DRIVER_INFO = 0x8946, 3
 _DRIVER_INFO_BYTES = 196
@@ -38,7 +40,13 @@ def probe(bpffs: Path, cgroup_root: str, uplink: str) -> dict[str, str]:
     found = detailed(bpffs, Path(cgroup_root) if cgroup_root else None)
     if found["libbpf"] != YES:
         return found
-    return {**found, "clsact": _clsact(), "vxlan": _vxlan(), "xdp_native": _native(uplink)}
+    found |= {"clsact": _clsact(), "vxlan": _vxlan(), "xdp_native": _native(uplink)}
+    return {**found, "maglev": _all_of(MAGLEV_FEATURES, found), "dsr": _all_of(DSR_FEATURES, found)}
+
+
+def _all_of(names: Iterable[str], found: Mapping[str, str]) -> str:
+    """What a service may ask for by itself, as one name for whoever checks services."""
+    return next((f"{name}: {found[name]}" for name in names if found[name] != YES), YES)
 
 
 @functools.cache

@@ -1,23 +1,18 @@
-"""What may be asked of the privileged helper, and the checks that each request passes before anything
-happens.
+"""What may be asked of the privileged helper: one type a request. Nothing of this module has an effect.
 
-One request is one JSON object in one packet, one answer likewise, descriptors beside it. Nothing of this
-module has an effect: it turns bytes into typed requests or raises InvalidArgument. Paths of maps and pins
-are never part of a request; the helper knows its node. Standard library and the error classes only.
+Paths of maps and pins are never part of a request; the helper knows its node. `packets` turns requests into
+bytes and back, with the checks that each passes. Standard library only.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from axoneme.lib.errors import InvalidArgument
 from shim.network import ATTACH_AUTO, DIRECT, XDP_OFF, NetworkSettings
 from shim.privileged import fields
 
-MAX_PACKET_BYTES = 196_608
 MAX_ROUTES = fields.MAX_ROUTES
 UNREACHABLE, OVERLAY = fields.UNREACHABLE, fields.OVERLAY
 
@@ -147,6 +142,14 @@ class AdoptInterface(Request):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetnsCookie(Request):
+    """The kernel's number of a workload's namespace; 0 where the kernel does not tell."""
+
+    op: ClassVar[str] = "netns_cookie"
+    netns: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttachEndpoint(Request):
     """Attach both programs, then let traffic through: link up, host routes, neighbours."""
 
@@ -220,6 +223,7 @@ REQUESTS: Mapping[str, type[Request]] = {
         HealthListener,
         CreateInterface,
         AdoptInterface,
+        NetnsCookie,
         AttachEndpoint,
         DetachEndpoint,
         DeleteInterface,
@@ -246,70 +250,3 @@ def network_request(settings: NetworkSettings) -> SetUpNetwork:
     """The request to make a node's network as its settings say."""
     names = [name for name in SetUpNetwork.__dataclass_fields__ if name != "op"]
     return SetUpNetwork(**{name: getattr(settings, name) for name in names})
-
-
-def encode(request: Request) -> bytes:
-    """The packet of a request."""
-    args = {name: _plain(getattr(request, name)) for name in request.__dataclass_fields__ if name != "op"}
-    return json.dumps({"op": request.op, "args": args}).encode()
-
-
-def decode(packet: bytes) -> Request:
-    """The request in a packet. Raises InvalidArgument for what is not listed or not well formed."""
-    if len(packet) > MAX_PACKET_BYTES:
-        raise InvalidArgument.of_field("request", f"is longer than {MAX_PACKET_BYTES} bytes")
-    try:
-        raw = json.loads(packet)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument.of_field("request", "is not JSON") from error
-    if not isinstance(raw, dict) or set(raw) != {"op", "args"} or not isinstance(raw["args"], dict):
-        raise InvalidArgument.of_field("request", "must hold exactly op and args")
-    op = raw["op"]
-    kind = REQUESTS.get(op) if isinstance(op, str) else None
-    if kind is None:
-        raise InvalidArgument.of_field("op", f"{str(op)[:64]!r} is not one of {', '.join(REQUESTS)}")
-    names = {name for name in kind.__dataclass_fields__ if name != "op"}
-    if set(raw["args"]) != names:
-        raise InvalidArgument.of_field("args", f"of {op} must be exactly {sorted(names)}")
-    return kind(**{name: _CHECKS[name](name, value) for name, value in raw["args"].items()})
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, tuple):
-        return list(value)
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-check_netns, check_interface = fields.netns, fields.interface
-
-_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
-    "replace": fields.flag,
-    "map_sizes": fields.map_sizes,
-    "monitor_aggregation": fields.aggregation,
-    "router_ips": fields.ips,
-    "endpoint_id": fields.endpoint_id,
-    "holder": fields.holder,
-    "set_id": fields.set_id,
-    "size": fields.table_size,
-    "netns": fields.netns,
-    "interface_name": fields.interface,
-    "ips": fields.ips,
-    "port": fields.port,
-    "mac": fields.mac,
-    "mtu": fields.mtu,
-    "upserts": fields.routes,
-    "removals": fields.cidrs,
-    "routing_mode": fields.routing_mode,
-    "tunnel_port": fields.port_or_zero,
-    "uplink": fields.interface_or_empty,
-    "internal_ips": fields.ips,
-    "services": fields.flag,
-    "masquerade": fields.flag,
-    "host_firewall": fields.flag,
-    "socket_lb": fields.flag,
-    "cgroup_root": fields.folder_or_empty,
-    "sockmap": fields.flag,
-    "xdp": fields.xdp,
-    "attach": fields.attach,
-    "health": fields.flag,
-}

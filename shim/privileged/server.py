@@ -22,7 +22,7 @@ from typing import Any
 
 from axoneme.lib import log
 from axoneme.lib.errors import AxonemeError, FailedPrecondition, Unavailable
-from shim.privileged import protocol
+from shim.privileged import packets, protocol
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class HelperServer:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            packet = client.recv(protocol.MAX_PACKET_BYTES + 1)
+            packet = client.recv(packets.MAX_PACKET_BYTES + 1)
             if packet:
                 self._answer(client, self._perform(packet))
                 return
@@ -110,7 +110,7 @@ class HelperServer:
     def _perform(self, packet: bytes) -> tuple[dict[str, Any], Answer]:
         """The body of the answer with its descriptors; every exception becomes an error of the vocabulary."""
         try:
-            request = protocol.decode(packet)
+            request = packets.decode(packet)
             answer = self._handlers[type(request)](request)
         except AxonemeError as error:
             logger.warning("request refused", extra={log.REASON: error.reason, log.ERROR: log.clip(error)})

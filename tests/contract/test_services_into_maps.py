@@ -21,8 +21,9 @@ from axoneme.lib.intentstream import IntentClient, StreamHost, Timing
 from axoneme.lib.tasks import TaskScope
 from axoneme.lib.tls import TlsFiles
 from services.clustermesh import model
-from services.clustermesh.wire import ServicesCodec as PublisherCodec
-from services.clustermesh.wire import View, stream_key, stream_value
+from services.clustermesh.streamcodec import ServicesCodec as PublisherCodec
+from services.clustermesh.streamcodec import stream_key, stream_value
+from services.clustermesh.view import View
 from shim.lb import model as shim_model
 from shim.lb.wire import ServicesCodec
 from shim.maps import lb

@@ -31,19 +31,20 @@ from axoneme.lib.policy.model import (
 from axoneme.lib.policy.precedence import precedence
 from axoneme.lib.policycodec import subject_key, subject_number
 from shim.cookies import CookieTable
-from shim.datapath import MemoryDatapath
+from shim.endpointmap import EndpointMap
 from shim.endpoints import Endpoint, EndpointTable
 from shim.holders import Holders, Host
 from shim.ipam import Ipam
 from shim.localidentities import LocalIdentities
 from shim.maps import base, layout
+from shim.memorydatapath import MemoryDatapath
 from shim.nodeipcache import NodeIpcache
 from shim.policies import PolicySink
 from shim.routes import NodeEntry
 from shim.services import Registration
 from shim.tables import IpcacheTable
 from shim.wanted import Wanted
-from shim.workloads import EndpointMap, Workloads
+from shim.workloads import Workloads
 from tests.waiting import FakeClock
 
 MAX_ENTRIES = 40

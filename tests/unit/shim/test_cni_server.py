@@ -14,7 +14,9 @@ import pytest
 
 from axoneme.lib.errors import Unavailable
 from shim import cni
-from shim.cniserver import CniServer, pod_name_of
+from shim.cnicommands import CniCommands
+from shim.cnirequests import pod_name_of
+from shim.cniserver import CniServer
 from shim.endpoints import Endpoint, EndpointState
 from tests.unit.shim.memorynode import MemoryNode, wanted
 from tests.waiting import eventually
@@ -26,13 +28,14 @@ class Runtime:
     def __init__(self, node: MemoryNode, directory: Path) -> None:
         self.node, self.directory = node, directory
         self.problem: str | None = None
-        self.server = CniServer(
+        self.commands = CniCommands(
             workloads=node.workloads,
             endpoints=node.endpoints,
             datapath=node.datapath,
             not_ready=lambda: self.problem,
             state_directory=directory / "state",
         )
+        self.server = CniServer(self.commands)
 
     async def run(self, command: str, container: str = "c1", **fields: Any) -> tuple[int, Any]:
         """Exit code and output of the plugin; `args` are CNI_ARGS, the rest goes into the configuration."""
@@ -126,8 +129,8 @@ async def test_wanted_addresses_and_ports(socket_directory: Path) -> None:
             assert answer["code"] == code, answer
             assert words in answer["msg"]
         assert len(it.endpoints()) == 1
-        await it.node.workloads.retry_releases()
-        assert it.node.workloads.released == set()
+        await it.node.workloads.releases.retry()
+        assert it.node.workloads.releases.pending == set()
 
 
 async def test_an_addition_that_fails_leaves_nothing(socket_directory: Path) -> None:
@@ -216,14 +219,14 @@ async def test_notes_of_a_time_without_a_shim_are_worked_off(socket_directory: P
         await it.run("ADD", "c2")
     assert await it.run("DEL") == (0, None)
     assert len(it.endpoints()) == 2
-    await it.server.work_off_notes()
+    await it.commands.work_off_notes()
     assert [e.cni_container for e in it.endpoints()] == ["c2"]
     assert list((socket_directory / "state" / "cni").iterdir()) == []
     assert await it.run("DEL", "c2") == (0, None)
     async with it.server.serving(socket_directory / "cni.sock"):
         code, answer = await it.run("ADD", "c2")
         assert code == 0, answer
-        await it.server.work_off_notes()
+        await it.commands.work_off_notes()
     assert len(it.endpoints()) == 1, "the note was worked off before the addition"
     assert it.endpoints()[0].endpoint_id == 3
 

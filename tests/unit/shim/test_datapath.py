@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from axoneme.lib.errors import FailedPrecondition
-from shim.datapath import KernelDatapath, MemoryDatapath
+from shim.kerneldatapath import KernelDatapath
 from shim.maps import base, lb
+from shim.memorydatapath import MemoryDatapath
 from shim.network import NetworkFacts, NetworkSettings
 from shim.privileged import protocol
 from shim.privileged.client import HelperClient

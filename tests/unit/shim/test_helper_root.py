@@ -17,8 +17,8 @@ from axoneme.lib.bpf.links import Hook, TcxLink, attached
 from axoneme.lib.bpf.maps import KernelMap
 from axoneme.lib.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from shim import privileges
-from shim.datapath import MemoryDatapath
 from shim.maps import layout
+from shim.memorydatapath import MemoryDatapath
 from shim.nodeipcache import NodeIpcache
 from shim.nodes import NodeSink
 from shim.privileged import protocol
@@ -48,6 +48,20 @@ def helper(lab: NodeLab) -> Iterator[HelperClient]:
 def create(netns: str, endpoint_id: int = 7) -> protocol.CreateInterface:
     ips = ("10.91.0.7", "fd00:91::7")
     return protocol.CreateInterface(endpoint_id=endpoint_id, netns=netns, interface_name="eth0", ips=ips)
+
+
+def test_the_number_of_a_namespace_is_told(lab: NodeLab, helper: HelperClient) -> None:
+    netns = lab.add_workload()
+    code = (
+        "import socket, sys\n"
+        "one = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n"
+        "print(int.from_bytes(one.getsockopt(socket.SOL_SOCKET, 71, 8), sys.byteorder))"
+    )
+    told = helper.call(create(netns))["netns_cookie"]
+    assert told == int(lab.exec(netns, sys.executable, "-c", code).stdout) > 0
+    assert helper.call(protocol.NetnsCookie(netns=netns)) == {"netns_cookie": told}
+    with pytest.raises(NotFound):
+        helper.call(protocol.NetnsCookie(netns=f"{netns}-absent"))
 
 
 def test_socket_is_for_root_only(lab: NodeLab, helper: HelperClient) -> None:

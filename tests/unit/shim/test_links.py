@@ -61,7 +61,7 @@ async def test_an_endpoint_that_is_being_made_or_removed_is_left_alone() -> None
     endpoint = await node.workloads.add(wanted())
     strip(node, endpoint)
     links = LinkCheck(node.workloads, clock=node.clock)
-    async with node.workloads._lock(endpoint.name):
+    async with node.workloads.locks.of(endpoint.name):
         assert await links.run() == []
     assert links.problems() == []
 

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from axoneme.lib.bpf.memory import MemoryMap
 from axoneme.lib.labels import LabelSet
-from shim.datapath import MemoryDatapath
 from shim.endpoints import Endpoint, EndpointState, EndpointTable
-from shim.localendpoints import LocalEndpoints, local_entries
+from shim.localendpoints import EndpointNamespaces, LocalEndpoints, local_entries
 from shim.maps import base
 from shim.maps.node import LOCAL, LocalEntry
+from shim.maps.sockets import NETNS, NetnsEntry, cookie_from_key, cookie_key
+from shim.memorydatapath import MemoryDatapath
 from tests.unit.shim.memorynode import MemoryNode, wanted
 from tests.waiting import FakeClock
 
@@ -132,3 +134,55 @@ def test_step_by_step_equals_from_scratch(steps: list[tuple[int, str, list[str]]
         elif step == "remove":
             table.remove(number)
         assert dict(datapath.maps[LOCAL.name].items()) == local_entries(table)
+
+
+def namespaces_of(table: EndpointTable) -> tuple[EndpointNamespaces, MemoryMap]:
+    held = MemoryMap(NETNS)
+    return EndpointNamespaces(held, table, clock=FakeClock()), held
+
+
+def owners(held: MemoryMap) -> dict[int, NetnsEntry]:
+    return {cookie_from_key(key): NetnsEntry.unpack(value) for key, value in held.items()}
+
+
+def test_a_namespace_is_there_from_the_interface_to_the_removal() -> None:
+    table = EndpointTable()
+    _, held = namespaces_of(table)
+    table.put(endpoint(ifindex=0, netns_cookie=0))
+    assert owners(held) == {}
+    table.change(1, ifindex=11)
+    assert owners(held) == {}, "a kernel that does not tell the number"
+    table.change(1, netns_cookie=4711)
+    assert owners(held) == {4711: NetnsEntry(11, 1)}
+    table.change(1, netns_cookie=4712, ifindex=12)
+    assert owners(held) == {4712: NetnsEntry(12, 1)}, "the workload came back in another namespace"
+    table.step(1, EndpointState.TERMINATING)
+    assert owners(held) == {}
+
+
+def test_a_namespace_of_two_endpoints_stays_with_the_other() -> None:
+    table = EndpointTable()
+    _, held = namespaces_of(table)
+    for number in (1, 2):
+        table.put(endpoint(number, netns_cookie=4711))
+    assert owners(held) == {4711: NetnsEntry(12, 2)}
+    table.remove(2)
+    assert owners(held) == {4711: NetnsEntry(11, 1)}
+    table.remove(1)
+    assert owners(held) == {}
+
+
+async def test_namespaces_of_an_earlier_life_go_with_the_settling() -> None:
+    table = EndpointTable()
+    namespaces, held = namespaces_of(table)
+    held.update(cookie_key(9), NetnsEntry(99, 99).pack())
+    namespaces.load()
+    table.put(endpoint(netns_cookie=4711))
+    assert set(owners(held)) == {9, 4711}
+    namespaces.settle()
+    assert set(owners(held)) == {4711}
+    held.delete(cookie_key(4711))
+    assert await namespaces.audit() == ["axoneme_netns: namespace 4711: missing, written again"]
+    held.update(cookie_key(8), NetnsEntry(99, 99).pack())
+    assert await namespaces.audit() == ["axoneme_netns: namespace 8: unknown, removed"]
+    assert owners(held) == {4711: NetnsEntry(11, 1)}

@@ -12,7 +12,7 @@ from axoneme.lib.errors import FailedPrecondition
 from shim.config import ShimConfig
 from shim.features import require
 from shim.membership import HEALTH_OWNER, Membership
-from shim.node import own_entry
+from shim.ownnode import own_entry
 from shim.routes import NodeEntry
 from shim.services import Registration
 from tests.unit.shim.memorynode import FakeServices, MemoryNode, wanted

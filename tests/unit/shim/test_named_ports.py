@@ -12,7 +12,7 @@ from axoneme.lib.errors import AlreadyExists, InvalidArgument
 from axoneme.lib.policy.model import AnyPeer, Direction, IdentityPeer, NamedPort, SubjectPolicy
 from shim.endpoints import Endpoint
 from shim.namedports import decode_named_ports, named_ports_message, parse_named_ports
-from shim.server import decode_wanted
+from shim.requests import decode_wanted
 from shim.services import Services
 from shim.state import NodeState, StateFile
 from tests.unit.shim.memorynode import MemoryNode, policy, rule, wanted

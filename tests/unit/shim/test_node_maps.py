@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from axoneme.lib.errors import Unavailable
 from shim import nodeconfig
 from shim.config import ShimConfig
-from shim.datapath import MemoryDatapath
 from shim.endpoints import Endpoint
 from shim.holders import Host
 from shim.maps import base
 from shim.maps import node as layout
+from shim.memorydatapath import MemoryDatapath
 from shim.network import NetworkFacts
 from shim.nodemaps import NodeMaps
 from shim.routes import NodeEntry

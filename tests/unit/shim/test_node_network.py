@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from axoneme.lib.errors import Unavailable
-from shim.datapath import MemoryDatapath
+from shim.memorydatapath import MemoryDatapath
 from shim.network import NetworkFacts, NetworkSettings
 from shim.nodenetwork import NodeNetwork
 
@@ -46,6 +48,66 @@ async def test_what_was_asked_for_and_is_not_there_is_told() -> None:
     made, _ = network(replace(FACTS, missing={"xdp": "the driver cannot"}))
     await made.bring_up()
     assert made.problems() == ["xdp is switched on, but is not there: the driver cannot"]
+
+
+EVERYTHING = NetworkSettings(
+    routing_mode="tunnel",
+    services=True,
+    masquerade=True,
+    host_routing=True,
+    socket_lb=True,
+    sockmap=True,
+    xdp="native",
+)
+
+
+@pytest.mark.parametrize(
+    ("feature", "option", "part"),
+    [
+        ("vxlan", "routing_mode tunnel", "overlay"),
+        ("cgroup_connect6", "socket_lb", "sock"),
+        ("cgroup_recvmsg4", "socket_lb", "sock"),
+        ("sockmap", "sockmap", "sockmap"),
+        ("xdp_native", "xdp native", "xdp"),
+        ("bpf_loop", "masquerade", "netdev"),
+        ("redirect_peer", "host_routing", ""),
+    ],
+)
+async def test_a_missing_feature_is_told_by_the_option_that_needs_it(
+    feature: str, option: str, part: str
+) -> None:
+    datapath = Datapath()
+    missing = {part: "Invalid argument"} if part else {}
+    datapath.answers = [replace(FACTS, missing=missing)]
+    made = NodeNetwork(datapath, EVERYTHING, lambda _: None)
+    made.set_features({feature: "Linux 9.9", "tcx": "yes"})
+    await made.bring_up()
+    told = f"{option} needs {feature}, which this node lacks (Linux 9.9); the node works without"
+    assert made.problems() == [told]
+
+
+async def test_without_cgroups_two_options_are_told() -> None:
+    made = NodeNetwork(MemoryDatapath(), EVERYTHING, lambda _: None)
+    made.set_features({"cgroup2": "no cgroup v2 is mounted"})
+    await made.bring_up()
+    assert [text.partition(" ")[0] for text in made.problems()] == ["socket_lb", "sockmap"]
+
+
+async def test_what_is_attached_is_not_lacking() -> None:
+    """Whether a driver runs XDP programs itself is a guess by its name."""
+    datapath = Datapath()
+    datapath.answers = [replace(FACTS, attached=("uplink", "xdp"))]
+    made = NodeNetwork(datapath, EVERYTHING, lambda _: None)
+    made.set_features({"xdp_native": "driver foo is not known", "bpf_loop": "no"})
+    await made.bring_up()
+    assert made.problems() == []
+
+
+async def test_what_nobody_asked_for_is_not_lacking() -> None:
+    made = NodeNetwork(MemoryDatapath(), NetworkSettings(xdp="native", socket_lb=True), lambda _: None)
+    made.set_features(dict.fromkeys(("vxlan", "sockmap", "xdp_native", "cgroup2", "redirect_peer"), "no"))
+    await made.bring_up()
+    assert made.problems() == []
 
 
 async def test_the_audit_finds_what_somebody_took_away() -> None:

@@ -11,7 +11,7 @@ from shim import options
 from shim.config import ShimConfig
 from shim.maps import layout
 from shim.network import SIZED_MAPS, NetworkSettings
-from shim.privileged import protocol
+from shim.privileged import packets, protocol
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_settings_reach_the_helper() -> None:
         health_port=0,
         clustermesh_targets=(),
     )
-    load = protocol.decode(protocol.encode(protocol.load_request(cfg.network)))
+    load = packets.decode(packets.encode(protocol.load_request(cfg.network)))
     assert load == protocol.LoadPrograms(
         replace=False,
         map_sizes={"axoneme_ct": 4096, "axoneme_nat": 8192},
@@ -72,7 +72,7 @@ def test_settings_reach_the_helper() -> None:
         monitor_aggregation="low",
         attach="clsact",
     )
-    setup = protocol.decode(protocol.encode(protocol.network_request(cfg.network)))
+    setup = packets.decode(packets.encode(protocol.network_request(cfg.network)))
     assert setup == protocol.SetUpNetwork(
         routing_mode="tunnel",
         internal_ips=cfg.internal_ips,
@@ -90,6 +90,8 @@ def test_pins_are_below_the_schema() -> None:
 def test_maps_of_a_fixed_size_are_not_offered() -> None:
     assert {"axoneme_ct", "axoneme_nat", "axoneme_ipcache", "axoneme_lb"} <= set(SIZED_MAPS)
     assert not {"axoneme_events", "axoneme_node", "axoneme_policy", "axoneme_metrics"} & set(SIZED_MAPS)
+    with pytest.raises(InvalidArgument, match="map_sizes: 'axoneme_sockhash' has no size to choose"):
+        ShimConfig(node_name="n1", map_sizes=("axoneme_sockhash=1024",)).network  # noqa: B018
 
 
 def test_port_range_gives_both_ends() -> None:

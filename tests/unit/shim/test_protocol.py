@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axoneme.lib.errors import InvalidArgument
-from shim.privileged import protocol
+from shim.privileged import packets, protocol
 
 GOOD: list[protocol.Request] = [
     protocol.Ping(),
@@ -35,6 +35,7 @@ GOOD: list[protocol.Request] = [
     protocol.OpenMaglevTable(set_id=7),
     protocol.HealthListener(ips=("10.1.0.9", "fd00::9"), port=4240),
     protocol.AdoptInterface(endpoint_id=8, netns="/run/netns/a", interface_name="eth0"),
+    protocol.NetnsCookie(netns="/run/netns/a"),
     protocol.CreatePolicyMap(),
     protocol.OpenPolicyMap(holder=7),
     protocol.CreateInterface(
@@ -56,7 +57,7 @@ GOOD: list[protocol.Request] = [
 
 @pytest.mark.parametrize("request_", GOOD, ids=lambda one: one.op)
 def test_round_trip(request_: protocol.Request) -> None:
-    assert protocol.decode(protocol.encode(request_)) == request_
+    assert packets.decode(packets.encode(request_)) == request_
 
 
 def test_every_request_is_tried_above() -> None:
@@ -112,7 +113,7 @@ CREATE = {"endpoint_id": 7, "netns": "/run/netns/a", "interface_name": "eth0", "
 def test_bad_fields_are_named(field: str, value: Any) -> None:
     packet = json.dumps({"op": "create_interface", "args": {**CREATE, field: value}}).encode()
     with pytest.raises(InvalidArgument) as caught:
-        protocol.decode(packet)
+        packets.decode(packet)
     assert caught.value.violations[0].field == field
 
 
@@ -175,11 +176,11 @@ def test_bad_fields_are_named(field: str, value: Any) -> None:
     ],
 )
 def test_hostile_fields_of_every_request_are_named(kind: str, field: str, values: list[Any]) -> None:
-    good = json.loads(protocol.encode(next(one for one in GOOD if one.op == kind)))
+    good = json.loads(packets.encode(next(one for one in GOOD if one.op == kind)))
     for value in values:
         good["args"][field] = value
         with pytest.raises(InvalidArgument) as caught:
-            protocol.decode(json.dumps(good).encode())
+            packets.decode(json.dumps(good).encode())
         assert caught.value.violations[0].field == field, value
 
 
@@ -198,7 +199,7 @@ def test_hostile_fields_of_every_request_are_named(kind: str, field: str, values
 def test_routes_that_would_take_over_the_node_are_refused(routes: dict[str, str]) -> None:
     packet = json.dumps({"op": "set_routes", "args": {"upserts": routes, "removals": []}}).encode()
     with pytest.raises(InvalidArgument):
-        protocol.decode(packet)
+        packets.decode(packet)
 
 
 @pytest.mark.parametrize(
@@ -213,19 +214,19 @@ def test_routes_that_would_take_over_the_node_are_refused(routes: dict[str, str]
         b'{"op": "exec", "args": {}}',
         b'{"op": "open_policy_map", "args": {}}',
         b"[" * 100_000,
-        b" " * (protocol.MAX_PACKET_BYTES + 1),
+        b" " * (packets.MAX_PACKET_BYTES + 1),
     ],
     ids=range(10),
 )
 def test_packets_outside_the_list(raw: bytes) -> None:
     with pytest.raises(InvalidArgument):
-        protocol.decode(raw)
+        packets.decode(raw)
 
 
 @given(st.binary(max_size=300))
 def test_noise_never_gets_through(raw: bytes) -> None:
     try:
-        request = protocol.decode(raw)
+        request = packets.decode(raw)
     except InvalidArgument:
         return
-    assert protocol.encode(request)
+    assert packets.encode(request)

@@ -136,7 +136,7 @@ async def test_the_switch_of_an_endpoint(socket_directory: Path) -> None:
         assert not (await api.SetEndpointAudit(request)).endpoint.audit
     assert flags(node, endpoint) == 0
     with pytest.raises(NotFound):
-        await node.workloads.set_audit(999, audit=True)
+        await node.workloads.switches.set_audit(999, audit=True)
 
 
 async def test_the_switch_survives_a_restart() -> None:
@@ -152,7 +152,7 @@ async def test_the_switch_of_the_node(socket_directory: Path) -> None:
     node = MemoryNode(audit=True)
     endpoint = await node.workloads.add(wanted())
     assert flags(node, endpoint) == layout.ENDPOINT_AUDIT
-    await node.workloads.set_audit(endpoint.endpoint_id, audit=False)
+    await node.workloads.switches.set_audit(endpoint.endpoint_id, audit=False)
     assert flags(node, endpoint) == layout.ENDPOINT_AUDIT
     async with served(node, socket_directory) as api:
         request = node_pb2.GetEndpointRequest(endpoint_id=endpoint.endpoint_id)

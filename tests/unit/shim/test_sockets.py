@@ -8,8 +8,8 @@ import pytest
 
 from axoneme.lib.bpf.memory import MemoryMap
 from shim.maps import base, lb, sockets
-from shim.socketchoices import forget_choices
-from shim.socketpairs import leave_to_stack
+from shim.socketchoices import heir_of, inherited, keep
+from shim.socketpairs import leave_for_good, leave_to_stack
 
 A = {4: ipaddress.ip_address("10.1.0.1"), 6: ipaddress.ip_address("fd00::1")}
 B = {4: ipaddress.ip_address("10.1.0.2"), 6: ipaddress.ip_address("fd00::2")}
@@ -42,21 +42,66 @@ def test_connections_of_an_address_leave_for_the_stack(v: int) -> None:
 
 
 @family
-def test_only_choices_of_the_set_and_backend_are_forgotten(v: int) -> None:
+def test_for_good_means_until_nothing_is_left(v: int) -> None:
+    """A message that is being sent may write its state over ours."""
+
+    class Racing(MemoryMap):
+        races = 2
+
+        def update(self, key: bytes, value: bytes) -> None:
+            super().update(key, value)
+            if self.races:
+                self.races -= 1
+                super().update(key, state(sockets.PAIR_REDIRECTED))
+
+    pairs = Racing(sockets.PAIRS)
+    MemoryMap.update(pairs, pair(A[v], B[v], 1), state(sockets.PAIR_UNDECIDED))
+    assert leave_for_good(pairs) == 3
+    assert {sockets.SocketPair.unpack(value).state for _, value in pairs.items()} == {sockets.PAIR_STACK}
+
+
+def service(set_id: int) -> bytes:
+    return lb.LbService(set_id, 2).pack()
+
+
+def frontend(v: int, protocol: int = 17, scope: int = lb.LB_INSIDE) -> bytes:
+    return lb.LbKey(base.address_bytes(C[v]), b"\0\x35", protocol, scope).pack()
+
+
+@family
+def test_only_udp_inside_has_choices_to_keep(v: int) -> None:
+    assert heir_of(frontend(v), service(5), service(6), frozenset) is not None
+    assert heir_of(frontend(v, protocol=6), service(5), service(6), frozenset) is None
+    assert heir_of(frontend(v, scope=lb.LB_OUTSIDE), service(5), service(6), frozenset) is None
+    assert heir_of(frontend(v), None, service(6), frozenset) is None
+    assert heir_of(frontend(v), service(5), service(5), frozenset) is None
+    assert heir_of(frontend(v), service(0), service(6), frozenset) is None
+
+
+@family
+def test_choices_follow_a_frontend_to_its_new_set(v: int) -> None:
     held = MemoryMap(lb.SOCKETS)
 
-    def add(cookie: int, side: int, set_id: int, address: base.Address, port: int) -> bytes:
-        key = lb.SocketKey(cookie, base.address_bytes(C[v]), b"\0P", side).pack()
-        entry = lb.SocketEntry(base.address_bytes(address), port.to_bytes(2, "big"), set_id, 9)
-        held.update(key, entry.pack())
+    def add(cookie: int, set_id: int, backend: int, side: int = lb.SOCKET_BELIEVED, to: int = 53) -> bytes:
+        key = lb.SocketKey(cookie, base.address_bytes(C[v]), to.to_bytes(2, "big"), side).pack()
+        held.update(key, lb.SocketEntry(base.address_bytes(A[v]), b"\0\x35", set_id, backend).pack())
         return key
 
-    gone = {add(1, lb.SOCKET_BELIEVED, 5, A[v], 53), add(2, lb.SOCKET_BELIEVED, 5, A[v], 53)}
-    kept = {
-        add(3, lb.SOCKET_BELIEVED, 6, A[v], 53),
-        add(4, lb.SOCKET_BELIEVED, 5, B[v], 53),
-        add(5, lb.SOCKET_BELIEVED, 5, A[v], 54),
-        add(6, lb.SOCKET_REAL, 5, A[v], 53),
-    }
-    assert forget_choices(held, 5, A[v], 53) == len(gone)
-    assert {key for key, _ in held.items()} == kept
+    stays = add(1, set_id=5, backend=9)
+    left = [
+        add(2, set_id=5, backend=8),  # not in the new set
+        add(3, set_id=4, backend=9),  # another set's
+        add(4, set_id=5, backend=9, to=54),  # another frontend of the same set
+        add(5, set_id=5, backend=9, side=lb.SOCKET_REAL),
+    ]
+    before = dict(held.items())
+    heir = heir_of(frontend(v), service(5), service(6), lambda: frozenset({base.number_key(9)}))
+    assert heir is not None
+    entries = inherited(held, dict([heir]))
+    assert dict(held.items()) == before, "frontends do not name the new set yet"
+    keep(held, entries, [dict([heir])])
+    assert dict(held.items()) == before, "the change was undone"
+    keep(held, entries)
+    found = {key: lb.SocketEntry.unpack(value) for key, value in held.items()}
+    assert found.pop(stays) == lb.SocketEntry(base.address_bytes(A[v]), b"\0\x35", 6, 9)
+    assert found == {key: lb.SocketEntry.unpack(before[key]) for key in left}

@@ -115,10 +115,10 @@ async def test_a_release_that_fails_is_repeated() -> None:
     endpoint = await node.workloads.add(wanted())
     node.services.down = {"withdraw", f"release {endpoint.identity}"}
     await node.workloads.delete(endpoint.endpoint_id)
-    assert node.workloads.released == {endpoint.identity}
+    assert node.workloads.releases.pending == {endpoint.identity}
     node.services.down = set()
-    await node.workloads.retry_releases()
-    assert node.workloads.released == set()
+    await node.workloads.releases.retry()
+    assert node.workloads.releases.pending == set()
 
 
 async def test_an_interrupted_removal_is_finished_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +163,33 @@ async def test_restart_adopts_maps_and_deletes_nothing() -> None:
     await second.set_policy(endpoint.identity, allow(IdentityPeer(7_000)))
     assert second.outer_id(restored) == inner, "equal content is no switch"
     assert second.entry(restored).policy_generation == endpoint.policy_generation + 1
+
+
+async def test_a_namespace_that_an_older_state_does_not_know_is_asked_for() -> None:
+    first = MemoryNode()
+    endpoint = await first.workloads.add(wanted())
+    assert endpoint.netns_cookie == await first.datapath.netns_cookie(endpoint)
+    older = {name: value for name, value in endpoint.dump().items() if name != "netns_cookie"}
+    second = MemoryNode(first.datapath, first.services)
+    await second.workloads.restore([Endpoint.load(older)])
+    assert second.endpoints.require(endpoint.endpoint_id).netns_cookie == endpoint.netns_cookie
+
+
+async def test_a_namespace_that_cannot_be_asked_keeps_nobody_from_restarting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = MemoryNode()
+    endpoint = await first.workloads.add(wanted())
+
+    async def refuse(_: Endpoint) -> int:
+        raise NotFound("network namespace /run/netns/x does not exist")
+
+    monkeypatch.setattr(first.datapath, "netns_cookie", refuse)
+    second = MemoryNode(first.datapath, first.services)
+    await second.workloads.restore([replace(endpoint, netns_cookie=0)])
+    restored = second.endpoints.require(endpoint.endpoint_id)
+    assert restored.state is EndpointState.READY
+    assert restored.netns_cookie == 0
 
 
 async def test_restart_without_a_map_locks() -> None:

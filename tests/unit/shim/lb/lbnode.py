@@ -11,13 +11,13 @@ from axoneme.lib.bpf.maps import BpfMap
 from axoneme.lib.bpf.memory import MemoryMap
 from axoneme.lib.intent import Failure
 from axoneme.lib.labels import LabelSet
-from shim.datapath import MemoryDatapath
 from shim.endpoints import Endpoint, EndpointTable, HostPort
 from shim.lb.balancer import LoadBalancer
 from shim.lb.model import Backend, NodeView, Port, Service, State
 from shim.lb.records import frontend_from_key, target_from_value
 from shim.maps import lb
 from shim.maps.base import address_bytes, number_key
+from shim.memorydatapath import MemoryDatapath
 from tests.waiting import FakeClock
 
 NODE = ("192.0.2.1", "2001:db8::1")

@@ -214,18 +214,83 @@ async def test_a_node_that_cannot_make_tables(
 
 
 @pytest.mark.parametrize(
-    ("feature", "fields"), [("dsr", {"forwarding": "dsr"}), ("maglev", {"algorithm": "maglev"})]
+    ("feature", "fields"),
+    [
+        ("bpf_loop", {"forwarding": "dsr"}),
+        ("map_of_maps", {"algorithm": "maglev"}),
+        ("inner_array_sizes", {"algorithm": "maglev"}),
+    ],
 )
 async def test_a_feature_that_the_node_lacks(family: int, feature: str, fields: dict[str, str]) -> None:
     node = await started()
     node.balancer.set_features({feature: "no such program"})
     failures = await node.put(web(family, 1, **fields))
     assert failures["service:default/web"].reason == "FEATURE_MISSING"
-    assert "no such program" in failures["service:default/web"].message
+    assert f"{feature}, which this node lacks (no such program)" in failures["service:default/web"].message
     assert node.shown() == {}
+    other = service("other", *pods(family, 2), cluster_ips=(cluster_ip(family, 2),))
+    assert set(await node.put(other)) == {"service:default/web"}, "the others work"
     node.balancer.set_features({feature: "yes"})
     await node.settle()
     assert node.balancer.failures() == {}
+
+
+async def test_a_default_that_the_node_lacks_gives_way(family: int) -> None:
+    node = await started(algorithm="maglev", forwarding="dsr")
+    node.balancer.set_features({"inner_array_sizes": "too old", "bpf_loop": "too old"})
+    assert await node.put(web(family, 1, 2)) == {}
+    assert {one.table_size for one in node.shown().values()} == {0}
+    lacks = "which this node lacks (too old); services without a choice get"
+    assert node.balancer.problems() == [
+        f"lb_algorithm maglev needs inner_array_sizes, {lacks} random",
+        f"lb_forwarding dsr needs bpf_loop, {lacks} snat",
+    ]
+    node.balancer.set_features({"inner_array_sizes": "yes", "bpf_loop": "yes"})
+    await node.settle()
+    assert {one.table_size for one in node.shown().values()} == {16_381}
+    assert node.balancer.problems() == []
+
+
+@pytest.mark.parametrize(("default", "own"), [("dsr", ""), ("snat", "dsr")], ids=["default", "service"])
+@pytest.mark.parametrize("tunnel", [False, True], ids=["direct", "tunnel"])
+async def test_a_tunnel_forwards_by_snat_and_says_so(
+    family: int, default: str, own: str, tunnel: bool
+) -> None:
+    node = await started(forwarding=default, tunnel=tunnel)
+    assert await node.put(web(family, 1, forwarding=own)) == {}
+    text = "routing_mode tunnel: services with forwarding dsr are forwarded by snat on this node"
+    assert node.balancer.problems() == ([text] if tunnel else [])
+    await node.put(web(family, 1, forwarding="snat"))
+    assert node.balancer.problems() == ([text] if tunnel and default == "dsr" else [])
+
+
+@pytest.mark.parametrize("leaves", ["terminating", "gone", "elsewhere"])
+async def test_datagram_sockets_keep_their_backend(family: int, leaves: str) -> None:
+    """Also one that is on its way out; never one that only serves somebody else."""
+    node = await started()
+    ports = (Port(protocol=17, port=53),)
+    await node.put(web(family, 1, 2, ports=ports))
+    table, before = node.map(lb.SOCKETS), number_of(node)
+    numbers = node.balancer.books.backends.numbers
+    first, second = (
+        next(n for t, n in numbers.items() if t.address == one.address) for one in pods(family, 1, 2)
+    )
+    key = {
+        n: lb.SocketKey(n, base.address_bytes(cluster_ip(family)), b"\0\x35", 1).pack()
+        for n in numbers.values()
+    }
+    for one in (first, second):
+        table.update(key[one], lb.SocketEntry(bytes(16), b"\0\x35", before, one).pack())
+    third = pods(family, 3)
+    if leaves == "terminating":
+        third += pods(family, 2, state=State.TERMINATING)
+    elif leaves == "elsewhere":
+        await node.put(service("other", *pods(family, 2), cluster_ips=(cluster_ip(family, 2),), ports=ports))
+    await node.put(service("web", *pods(family, 1), *third, cluster_ips=(cluster_ip(family),), ports=ports))
+    after = next(iter(node.balancer.books.applied["service:default/web"].sets.values()))
+    assert after != before
+    kept = {one: lb.SocketEntry.unpack(table.lookup(key[one]) or b"").set_id for one in (first, second)}
+    assert kept == {first: after, second: after if leaves == "terminating" else before}
 
 
 async def test_clients_keep_their_backend(family: int) -> None:

@@ -162,7 +162,7 @@ async def take(node: LbNode, world: World, name: str, what: object) -> None:
 async def restart(node: LbNode, world: World, *, stored: bool) -> None:
     """Another life over the same maps: everything stays in force, and sets keep their numbers."""
     before, numbers = node.shown(), sets_by_frontend(node)
-    last = (node.balancer.books.last_backend.last, node.balancer.books.last_set.last) if stored else (0, 0)
+    last = (node.balancer.books.backends.last.last, node.balancer.books.last_set.last) if stored else (0, 0)
     node.start()
     node.balancer.set_addresses(world.addresses)
     await node.balancer.restore(*last)
