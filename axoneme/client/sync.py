@@ -1,7 +1,7 @@
 """The client for threads and scripts.
 
-`client.identity`, `.policy`, `.clustermesh`, `.observer`, `.node(name)` and `.node_observer(name)` look like the
-generated stubs and are typed so; calls get a deadline, move to the next target on UNAVAILABLE, and raise
+`client.identity`, `.policy`, `.clustermesh`, `.observer`, `.node(name)` and `.node_observer(name)` look like
+the generated stubs and are typed so; calls get a deadline, move to the next target on UNAVAILABLE, and raise
 AxonemeError instead of gRPC errors.
 """
 
