@@ -42,7 +42,7 @@ demo: setup ## one packet's whole life: a lab, a policy, flows (CHAPTER=policy)
 	@$(BIN)/axoneme lab demo --chapter $(CHAPTER)
 
 test: setup lint ## all tests
-	@$(BIN)/python -m pytest tests
+	@scripts/run-tests $(BIN)/python
 
 test-unit: $(VENV)/.installed ## tests that need neither root nor BPF
 	@$(BIN)/python -m pytest tests/unit tests/model tests/golden -m "not root and not etcd"
