@@ -197,11 +197,13 @@ def test_a_service_without_backends_says_so_at_once(mirrored: Running, version: 
     with service(lab, "empty") as empty:
         vip = address(empty, version)
         eventually_sync(lambda: stopped(lab, "frontend", vip, sockets=False))
-        reasons = {
-            flow.get("drop_reason_desc")
-            for flow in lab.flows("--last", "50", "--verdict", "DROPPED", "--ip", vip)
-        }
-        assert "SERVICE_BACKEND_NOT_FOUND" in reasons
+
+        def reported() -> bool:
+            found = lab.flows("--last", "50", "--verdict", "DROPPED", "--ip", vip)
+            return any(flow.get("drop_reason_desc") == "SERVICE_BACKEND_NOT_FOUND" for flow in found)
+
+        # A flow follows its packet by a moment.
+        eventually_sync(reported, message="the drop is seen with its reason")
 
 
 @VERSIONS
