@@ -36,6 +36,7 @@ _IDENTITY = "/axoneme.api.identity.v1.IdentityService/"
 _POLICY = "/axoneme.api.policy.v1.PolicyService/"
 _CLUSTERMESH = "/axoneme.api.clustermesh.v1.ClusterMeshService/"
 _NODE = "/axoneme.api.node.v1.NodeService/"
+_FQDN = "/axoneme.api.fqdn.v1.FqdnService/"
 
 CALLERS_BY_METHOD: Mapping[str, frozenset[str]] = {
     # A node allocates for its own endpoints; an admin may reserve and free a number by hand.
@@ -70,12 +71,22 @@ CALLERS_BY_METHOD: Mapping[str, frozenset[str]] = {
     _POLICY + "ReplayFlows": READERS,
     _POLICY + "AwaitIdentity": NODES,
     _POLICY + "SubscribeEndpointPolicies": NODES,
+    _POLICY + "SubscribeDnsRules": NODES,
     _CLUSTERMESH + "ApplyService": ADMINS,
     _CLUSTERMESH + "DeleteService": ADMINS,
     _CLUSTERMESH + "GetService": READERS,
     _CLUSTERMESH + "ListServices": READERS,
     _CLUSTERMESH + "WatchServices": READERS,
     _CLUSTERMESH + "SubscribeServices": NODES,
+    _FQDN + "ListCache": LOCAL,
+    _FQDN + "CleanCache": LOCAL,
+    _FQDN + "ListSelectors": LOCAL,
+    _FQDN + "ListRules": LOCAL,
+    _FQDN + "GetStatus": LOCAL,
+    _FQDN + "ReportLookups": LOCAL,
+    _FQDN + "WatchLookups": LOCAL,
+    _FQDN + "SubscribeNames": LOCAL,
+    _FQDN + "SyncRedirects": LOCAL,
     _NODE + "AddEndpoint": LOCAL,
     _NODE + "DeleteEndpoint": LOCAL,
     _NODE + "GetEndpoint": LOCAL,

@@ -211,8 +211,9 @@ class SubjectPolicy:
 
     `ingress` and `egress` hold without the audited policies, `audit_ingress` and `audit_egress` with them
     (None: no audited policy changes the direction's default). `contributions` is a frozenset, or a
-    `GroupedContributions` where rule entries are shared by many subjects. `policy_revision` is a remark
-    (etcd revision of the last change); two policies that differ in it alone are equal.
+    `GroupedContributions` where rule entries are shared by many subjects. `dns_rules_digest` names the DNS
+    rules (`dnsrules.DnsRules`) that the redirects to the DNS proxy need, empty without any. `policy_revision`
+    is a remark (etcd revision of the last change); two policies that differ in it alone are equal.
     """
 
     ingress: Enforcement
@@ -224,6 +225,7 @@ class SubjectPolicy:
     origins: Mapping[int, Origin] = field(default_factory=dict)
     ingress_default_deny: frozenset[int] = frozenset()
     egress_default_deny: frozenset[int] = frozenset()
+    dns_rules_digest: bytes = b""
     policy_revision: int = field(default=0, compare=False)
 
     def enforcement(self, direction: Direction) -> Enforcement:

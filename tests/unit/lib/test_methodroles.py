@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from axoneme.api.clustermesh.v1 import clustermesh_pb2
+from axoneme.api.fqdn.v1 import fqdn_pb2
 from axoneme.api.hubble.observer import observer_pb2
 from axoneme.api.hubble.peer import peer_pb2
 from axoneme.api.identity.v1 import identity_pb2
@@ -27,6 +28,7 @@ FILES: list[FileDescriptor] = [
     identity_pb2.DESCRIPTOR,
     policy_pb2.DESCRIPTOR,
     clustermesh_pb2.DESCRIPTOR,
+    fqdn_pb2.DESCRIPTOR,
     node_pb2.DESCRIPTOR,
     observer_pb2.DESCRIPTOR,
     peer_pb2.DESCRIPTOR,
@@ -80,12 +82,22 @@ PolicyService/DiffPolicies                reader admin local
 PolicyService/ReplayFlows                 reader admin local
 PolicyService/AwaitIdentity               node local
 PolicyService/SubscribeEndpointPolicies   node local
+PolicyService/SubscribeDnsRules           node local
 ClusterMeshService/ApplyService           admin local
 ClusterMeshService/DeleteService          admin local
 ClusterMeshService/GetService             reader admin local
 ClusterMeshService/ListServices           reader admin local
 ClusterMeshService/WatchServices          reader admin local
 ClusterMeshService/SubscribeServices      node local
+FqdnService/ListCache                     local
+FqdnService/CleanCache                    local
+FqdnService/ListSelectors                 local
+FqdnService/ListRules                     local
+FqdnService/GetStatus                     local
+FqdnService/ReportLookups                 local
+FqdnService/WatchLookups                  local
+FqdnService/SubscribeNames                local
+FqdnService/SyncRedirects                 local
 NodeService/AddEndpoint                   local
 NodeService/DeleteEndpoint                local
 NodeService/GetEndpoint                   local

@@ -200,6 +200,12 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """No cluster IP or node port is free. Widen service_cidrs or node_port_range."""
     ERROR_REASON_SET_NOT_FOUND: _ErrorReason.ValueType  # 163
     """The set of backends does not exist on this node. List them: axoneme bpf lb list."""
+    ERROR_REASON_DNS_RULES_NOT_READY: _ErrorReason.ValueType  # 155
+    """The node's DNS proxy does not judge by the rules of this policy yet; the last policy stays in force. It is tried
+    again when the proxy says so.
+    """
+    ERROR_REASON_LOCAL_IDENTITIES_EXHAUSTED: _ErrorReason.ValueType  # 156
+    """No node-local identity is left for addresses that were learned from names. Use fewer overlapping patterns."""
     ERROR_REASON_NO_NODE_AVAILABLE: _ErrorReason.ValueType  # 170
     """No node could be asked for flows. GetNodes says why for each of them."""
 
@@ -387,6 +393,12 @@ ERROR_REASON_SERVICE_POOL_EXHAUSTED: ErrorReason.ValueType  # 162
 """No cluster IP or node port is free. Widen service_cidrs or node_port_range."""
 ERROR_REASON_SET_NOT_FOUND: ErrorReason.ValueType  # 163
 """The set of backends does not exist on this node. List them: axoneme bpf lb list."""
+ERROR_REASON_DNS_RULES_NOT_READY: ErrorReason.ValueType  # 155
+"""The node's DNS proxy does not judge by the rules of this policy yet; the last policy stays in force. It is tried
+again when the proxy says so.
+"""
+ERROR_REASON_LOCAL_IDENTITIES_EXHAUSTED: ErrorReason.ValueType  # 156
+"""No node-local identity is left for addresses that were learned from names. Use fewer overlapping patterns."""
 ERROR_REASON_NO_NODE_AVAILABLE: ErrorReason.ValueType  # 170
 """No node could be asked for flows. GetNodes says why for each of them."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

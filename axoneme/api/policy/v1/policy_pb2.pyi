@@ -671,6 +671,7 @@ class SubjectHeader(google.protobuf.message.Message):
     POLICY_REVISION_FIELD_NUMBER: builtins.int
     AUDIT_INGRESS_FIELD_NUMBER: builtins.int
     AUDIT_EGRESS_FIELD_NUMBER: builtins.int
+    DNS_RULES_DIGEST_FIELD_NUMBER: builtins.int
     ingress: Global___Enforcement.ValueType
     """Direction towards the subject."""
     egress: Global___Enforcement.ValueType
@@ -687,6 +688,10 @@ class SubjectHeader(google.protobuf.message.Message):
     """Direction towards the subject if audited policies were in force; unspecified when they change nothing."""
     audit_egress: Global___Enforcement.ValueType
     """Direction away from the subject if audited policies were in force; unspecified when they change nothing."""
+    dns_rules_digest: builtins.bytes
+    """Digest of the subject's DNS rules (DnsRules.digest); empty when it has none. The redirects of the entries are put
+    in force only when the node's DNS proxy judges by these rules.
+    """
     @property
     def selectors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Selector]:
         """Definitions of all selectors that entries refer to."""
@@ -717,8 +722,9 @@ class SubjectHeader(google.protobuf.message.Message):
         policy_revision: builtins.int = ...,
         audit_ingress: Global___Enforcement.ValueType = ...,
         audit_egress: Global___Enforcement.ValueType = ...,
+        dns_rules_digest: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["audit_egress", b"audit_egress", "audit_ingress", b"audit_ingress", "digest", b"digest", "egress", b"egress", "egress_default_deny_origin_ids", b"egress_default_deny_origin_ids", "entry_count", b"entry_count", "ingress", b"ingress", "ingress_default_deny_origin_ids", b"ingress_default_deny_origin_ids", "origins", b"origins", "policy_revision", b"policy_revision", "selectors", b"selectors"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["audit_egress", b"audit_egress", "audit_ingress", b"audit_ingress", "digest", b"digest", "dns_rules_digest", b"dns_rules_digest", "egress", b"egress", "egress_default_deny_origin_ids", b"egress_default_deny_origin_ids", "entry_count", b"entry_count", "ingress", b"ingress", "ingress_default_deny_origin_ids", b"ingress_default_deny_origin_ids", "origins", b"origins", "policy_revision", b"policy_revision", "selectors", b"selectors"]) -> None: ...
 
 Global___SubjectHeader: typing_extensions.TypeAlias = SubjectHeader
 
@@ -1349,6 +1355,167 @@ class SubscribeEndpointPoliciesResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["changes", b"changes", "header", b"header", "removed_subjects", b"removed_subjects"]) -> None: ...
 
 Global___SubscribeEndpointPoliciesResponse: typing_extensions.TypeAlias = SubscribeEndpointPoliciesResponse
+
+@typing.final
+class DnsRule(google.protobuf.message.Message):
+    """One DNS rule: which names a subject may ask which servers for."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: builtins.int
+    PROTOCOL_FIELD_NUMBER: builtins.int
+    PORT_FIELD_NUMBER: builtins.int
+    PREFIX_LENGTH_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    EVERY_NAME_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
+    protocol: builtins.int
+    """IP protocol number of the transport: 6 or 17; 0 both."""
+    port: builtins.int
+    """First port of an aligned block of the servers' ports, in host order."""
+    prefix_length: builtins.int
+    """Significant bits of `port`: 16 one port, 0 every port."""
+    level: builtins.int
+    """Tier and priority as in PolicyEntry.precedence without its lowest byte; of the rules that match a query those of
+    the highest level decide.
+    """
+    every_name: builtins.bool
+    """Every name may be asked for; `names` is empty then."""
+    @property
+    def server(self) -> Global___Peer:
+        """The servers."""
+
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DnsName]:
+        """Names and patterns of which one has to match."""
+
+    def __init__(
+        self,
+        *,
+        server: Global___Peer | None = ...,
+        protocol: builtins.int = ...,
+        port: builtins.int = ...,
+        prefix_length: builtins.int = ...,
+        level: builtins.int = ...,
+        every_name: builtins.bool = ...,
+        names: collections.abc.Iterable[Global___DnsName] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["server", b"server"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["every_name", b"every_name", "level", b"level", "names", b"names", "port", b"port", "prefix_length", b"prefix_length", "protocol", b"protocol", "server", b"server"]) -> None: ...
+
+Global___DnsRule: typing_extensions.TypeAlias = DnsRule
+
+@typing.final
+class DnsRules(google.protobuf.message.Message):
+    """All DNS rules of one subject."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    RULES_FIELD_NUMBER: builtins.int
+    SELECTORS_FIELD_NUMBER: builtins.int
+    digest: builtins.bytes
+    """SHA-256 over the deterministic serialisation of `rules`, each with its length before it as 4 bytes big-endian, in
+    ascending order of the serialisations. A receiver that computes another fails the subject.
+    """
+    @property
+    def subject(self) -> Global___Subject:
+        """Whose rules."""
+
+    @property
+    def rules(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DnsRule]:
+        """The rules."""
+
+    @property
+    def selectors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Selector]:
+        """Definitions of the selectors that `server` refers to."""
+
+    def __init__(
+        self,
+        *,
+        subject: Global___Subject | None = ...,
+        digest: builtins.bytes = ...,
+        rules: collections.abc.Iterable[Global___DnsRule] | None = ...,
+        selectors: collections.abc.Iterable[Global___Selector] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["subject", b"subject"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "rules", b"rules", "selectors", b"selectors", "subject", b"subject"]) -> None: ...
+
+Global___DnsRules: typing_extensions.TypeAlias = DnsRules
+
+@typing.final
+class SubscribeDnsRulesRequest(google.protobuf.message.Message):
+    """Message of a DNS proxy to SubscribeDnsRules."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: builtins.int
+    ACK_FIELD_NUMBER: builtins.int
+    RESYNC_FIELD_NUMBER: builtins.int
+    INTEREST_FIELD_NUMBER: builtins.int
+    @property
+    def hello(self) -> axoneme.api.intent.v1.intent_pb2.Hello:
+        """Who subscribes and from where."""
+
+    @property
+    def ack(self) -> axoneme.api.intent.v1.intent_pb2.Ack:
+        """Answer to an update."""
+
+    @property
+    def resync(self) -> axoneme.api.intent.v1.intent_pb2.Resync:
+        """Request for a snapshot."""
+
+    @property
+    def interest(self) -> Global___Interest:
+        """Subjects on this node."""
+
+    def __init__(
+        self,
+        *,
+        hello: axoneme.api.intent.v1.intent_pb2.Hello | None = ...,
+        ack: axoneme.api.intent.v1.intent_pb2.Ack | None = ...,
+        resync: axoneme.api.intent.v1.intent_pb2.Resync | None = ...,
+        interest: Global___Interest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ack", b"ack", "hello", b"hello", "interest", b"interest", "kind", b"kind", "resync", b"resync"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "hello", b"hello", "interest", b"interest", "kind", b"kind", "resync", b"resync"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["hello", "ack", "resync", "interest"] | None: ...
+
+Global___SubscribeDnsRulesRequest: typing_extensions.TypeAlias = SubscribeDnsRulesRequest
+
+@typing.final
+class SubscribeDnsRulesResponse(google.protobuf.message.Message):
+    """Update of SubscribeDnsRules."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    UPSERTS_FIELD_NUMBER: builtins.int
+    REMOVED_SUBJECTS_FIELD_NUMBER: builtins.int
+    @property
+    def header(self) -> axoneme.api.intent.v1.intent_pb2.UpdateHeader:
+        """Position."""
+
+    @property
+    def upserts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DnsRules]:
+        """Subjects whose rules are these."""
+
+    @property
+    def removed_subjects(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Subject]:
+        """Subjects that have no rules any more."""
+
+    def __init__(
+        self,
+        *,
+        header: axoneme.api.intent.v1.intent_pb2.UpdateHeader | None = ...,
+        upserts: collections.abc.Iterable[Global___DnsRules] | None = ...,
+        removed_subjects: collections.abc.Iterable[Global___Subject] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "removed_subjects", b"removed_subjects", "upserts", b"upserts"]) -> None: ...
+
+Global___SubscribeDnsRulesResponse: typing_extensions.TypeAlias = SubscribeDnsRulesResponse
 
 @typing.final
 class PolicyName(google.protobuf.message.Message):

@@ -100,6 +100,11 @@ class PolicyServiceStub(object):
                 request_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeEndpointPoliciesRequest.SerializeToString,
                 response_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeEndpointPoliciesResponse.FromString,
                 _registered_method=True)
+        self.SubscribeDnsRules = channel.stream_stream(
+                '/axoneme.api.policy.v1.PolicyService/SubscribeDnsRules',
+                request_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeDnsRulesRequest.SerializeToString,
+                response_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeDnsRulesResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer(object):
@@ -198,6 +203,13 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubscribeDnsRules(self, request_iterator, context):
+        """Streams DNS rules to the DNS proxy of a node, for the subjects in which it declared interest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -265,6 +277,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.SubscribeEndpointPolicies,
                     request_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeEndpointPoliciesRequest.FromString,
                     response_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeEndpointPoliciesResponse.SerializeToString,
+            ),
+            'SubscribeDnsRules': grpc.stream_stream_rpc_method_handler(
+                    servicer.SubscribeDnsRules,
+                    request_deserializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeDnsRulesRequest.FromString,
+                    response_serializer=axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeDnsRulesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -619,6 +636,33 @@ class PolicyService(object):
             '/axoneme.api.policy.v1.PolicyService/SubscribeEndpointPolicies',
             axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeEndpointPoliciesRequest.SerializeToString,
             axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeEndpointPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubscribeDnsRules(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/axoneme.api.policy.v1.PolicyService/SubscribeDnsRules',
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeDnsRulesRequest.SerializeToString,
+            axoneme_dot_api_dot_policy_dot_v1_dot_policy__pb2.SubscribeDnsRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -233,7 +233,23 @@ _PolicyServiceSubscribeEndpointPoliciesType = typing_extensions.TypeVar(
     ],
 )
 
-class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicyServiceDeletePolicyType, _PolicyServiceGetPolicyType, _PolicyServiceListPoliciesType, _PolicyServiceWatchPoliciesType, _PolicyServiceGetPolicyStatusType, _PolicyServiceListSelectorsType, _PolicyServiceExplainFlowType, _PolicyServiceDiffPoliciesType, _PolicyServiceReplayFlowsType, _PolicyServiceGetSubjectPolicyType, _PolicyServiceAwaitIdentityType, _PolicyServiceSubscribeEndpointPoliciesType]):
+_PolicyServiceSubscribeDnsRulesType = typing_extensions.TypeVar(
+    '_PolicyServiceSubscribeDnsRulesType',
+    grpc.StreamStreamMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesRequest,
+        axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesRequest,
+        axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesRequest,
+        axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesResponse,
+    ],
+)
+
+class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicyServiceDeletePolicyType, _PolicyServiceGetPolicyType, _PolicyServiceListPoliciesType, _PolicyServiceWatchPoliciesType, _PolicyServiceGetPolicyStatusType, _PolicyServiceListSelectorsType, _PolicyServiceExplainFlowType, _PolicyServiceDiffPoliciesType, _PolicyServiceReplayFlowsType, _PolicyServiceGetSubjectPolicyType, _PolicyServiceAwaitIdentityType, _PolicyServiceSubscribeEndpointPoliciesType, _PolicyServiceSubscribeDnsRulesType]):
     """Storage and resolution of policies."""
 
     @typing.overload
@@ -289,6 +305,10 @@ class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicySer
         grpc.StreamStreamMultiCallable[
             axoneme.api.policy.v1.policy_pb2.SubscribeEndpointPoliciesRequest,
             axoneme.api.policy.v1.policy_pb2.SubscribeEndpointPoliciesResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesRequest,
+            axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -346,6 +366,10 @@ class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicySer
             axoneme.api.policy.v1.policy_pb2.SubscribeEndpointPoliciesRequest,
             axoneme.api.policy.v1.policy_pb2.SubscribeEndpointPoliciesResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesRequest,
+            axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     ApplyPolicy: _PolicyServiceApplyPolicyType
@@ -388,6 +412,9 @@ class PolicyServiceStub(typing.Generic[_PolicyServiceApplyPolicyType, _PolicySer
 
     SubscribeEndpointPolicies: _PolicyServiceSubscribeEndpointPoliciesType
     """Streams mapstates to a shim, for the subjects in which it declared interest."""
+
+    SubscribeDnsRules: _PolicyServiceSubscribeDnsRulesType
+    """Streams DNS rules to the DNS proxy of a node, for the subjects in which it declared interest."""
 
 PolicyServiceAsyncStub: typing_extensions.TypeAlias = PolicyServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -441,6 +468,10 @@ PolicyServiceAsyncStub: typing_extensions.TypeAlias = PolicyServiceStub[
     grpc.aio.StreamStreamMultiCallable[
         axoneme.api.policy.v1.policy_pb2.SubscribeEndpointPoliciesRequest,
         axoneme.api.policy.v1.policy_pb2.SubscribeEndpointPoliciesResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesRequest,
+        axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesResponse,
     ],
 ]
 
@@ -552,5 +583,13 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[axoneme.api.policy.v1.policy_pb2.SubscribeEndpointPoliciesResponse], collections.abc.AsyncIterator[axoneme.api.policy.v1.policy_pb2.SubscribeEndpointPoliciesResponse]]:
         """Streams mapstates to a shim, for the subjects in which it declared interest."""
+
+    @abc.abstractmethod
+    def SubscribeDnsRules(
+        self,
+        request_iterator: _MaybeAsyncIterator[axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesResponse], collections.abc.AsyncIterator[axoneme.api.policy.v1.policy_pb2.SubscribeDnsRulesResponse]]:
+        """Streams DNS rules to the DNS proxy of a node, for the subjects in which it declared interest."""
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
