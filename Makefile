@@ -13,7 +13,7 @@ GRPC_TOOLS := 1.76.0
 CHAPTER ?= policy
 
 CONTROL_PACKAGES := python3-venv etcd-server curl procps
-NODE_PACKAGES := clang llvm libbpf-dev libbpf1 bpftool linux-libc-dev libc6-dev iproute2 iputils-ping iperf3 etcd-client util-linux containernetworking-plugins python3-bpfcc
+NODE_PACKAGES := clang llvm libbpf-dev libbpf1 bpftool linux-libc-dev libc6-dev iproute2 iputils-ping iperf3 etcd-client util-linux containernetworking-plugins python3-bpfcc dnsmasq-base bind9-dnsutils knot-dnsutils
 
 .PHONY: help setup system demo test test-unit bench bpf fuzz lint gen lock mutants soak test-kernels clean
 

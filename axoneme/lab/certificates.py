@@ -24,7 +24,7 @@ def issue_all(cluster: Cluster, files: ClusterFiles) -> None:
         certs.create_ca(authority, cluster.trust_domain)
     roles = [("svc", name, name) for name in (*STORE_SERVICES, "relay")]
     roles += [("node", node.name, node.name) for node in cluster.nodes]
-    roles += [("user/admin", "lab", "user")]
+    roles += [("user/admin", "lab", "user"), ("user/reader", "internet", "internet")]
     for role, name, folder in roles:
         certs.issue(mesh, role, name, directory / folder, ttl=LIFETIME)
     certs.issue(etcd, "svc", "etcd", directory / "etcd", ttl=LIFETIME, ip_sans=LOOPBACK_NAMES)

@@ -171,7 +171,7 @@ def exec_(pod: str, command: tuple[str, ...]) -> NoReturn:
         if present.topology.simulated:
             raise LabError("simulated: no packets; this lab has no namespaces to run a command in")
         cgroup = present.plan(cluster).pod_cgroup(found)
-        line = pods.command_inside(cluster, found, present.files(cluster).hosts, command, cgroup=cgroup)
+        line = pods.command_inside(cluster, found, present.files(cluster), command, cgroup=cgroup)
     os.execvp(line[0], line)  # noqa: S606  # the very point of the command
 
 

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from axoneme.api.node.v1 import node_pb2
@@ -23,35 +22,13 @@ from axoneme.lab import laboratory, readiness, state, topology
 from axoneme.lab.errors import LabError
 from axoneme.lab.progress import Progress
 from axoneme.lab.state import LabState
+from axoneme.lab.stories import CHAPTERS, POLICIES, URL, Act, Scene
 from axoneme.lab.topology import Cluster
 
-POLICIES = Path(__file__).parents[2] / "examples" / "policies"
-URL = "http://backend:8080"
-CURL_TIMED_OUT = 28
 SETTLE_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
 POLL_SECONDS = 0.1
-PODS = ("frontend", "batch", "backend")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
-    """One command and what the story claims about it. `texts`: groups of words, each group on one line of
-    the output. `settling`: the output follows the packets by a moment, so look again until it fits."""
-
-    words: tuple[str, ...]
-    exit_status: int = 0
-    texts: tuple[tuple[str, ...], ...] = ()
-    settling: bool = False
-    changes_policy: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """Some acts under one sentence."""
-
-    title: str
-    acts: tuple[Act, ...] = field(default=())
+PODS = ("frontend", "batch", "backend", "dns")
 
 
 def tell(chapter: str, root: Path, progress: Progress) -> None:
@@ -65,81 +42,10 @@ def tell(chapter: str, root: Path, progress: Progress) -> None:
     print(_ending())
 
 
-def policy_chapter() -> tuple[Scene, ...]:
-    """No policy, an allow rule, a deny rule, and back."""
-    allow, deny = POLICIES / "allow-frontend.yaml", POLICIES / "deny-frontend.yaml"
-    return (
-        Scene(
-            title="No policy yet: both pods reach backend, and every connection is seen",
-            acts=(
-                _reaches("frontend"),
-                _reaches("batch"),
-                _observe(2, ("ALLOWED", "frontend:"), ("ALLOWED", "batch:")),
-            ),
-        ),
-        Scene(
-            title="A policy: frontend may reach backend on TCP 8080, and nobody else may",
-            acts=(
-                _apply(allow),
-                _reaches("frontend"),
-                _is_dropped("batch"),
-                _observe(
-                    3,
-                    ("ALLOWED BY allow-frontend", "frontend:"),
-                    ("DROPPED BY DEFAULT: no rule in allow-frontend", "batch:"),
-                ),
-            ),
-        ),
-        Scene(
-            title="A deny rule beats the allow rule: frontend is dropped too, and the reason says so",
-            acts=(
-                _apply(deny),
-                _is_dropped("frontend"),
-                _observe(2, ("denied by denylist DROPPED BY deny-frontend", "frontend:")),
-            ),
-        ),
-        Scene(
-            title="The deny rule goes: frontend passes again",
-            acts=(
-                Act(words=("axoneme", "policy", "delete", "-f", _shown(deny)), changes_policy=True),
-                _reaches("frontend"),
-                _observe(1, ("ALLOWED BY allow-frontend", "frontend:")),
-            ),
-        ),
-    )
-
-
-CHAPTERS: dict[str, Callable[[], tuple[Scene, ...]]] = {"policy": policy_chapter}
-
-
 def _scenes(chapter: str) -> Iterator[Scene]:
     for name, scenes in CHAPTERS.items():
         if chapter in (name, "all"):
             yield from scenes()
-
-
-def _reaches(pod: str) -> Act:
-    return Act(words=_curl(pod), texts=(("hello from backend",),))
-
-
-def _is_dropped(pod: str) -> Act:
-    return Act(words=_curl(pod), exit_status=CURL_TIMED_OUT)
-
-
-def _curl(pod: str) -> tuple[str, ...]:
-    # Below a second, so that a dropped SYN is not sent twice and the story shows each packet once.
-    return ("axoneme", "lab", "exec", pod, "--", "curl", "-4sS", "--max-time", "0.9", URL)
-
-
-def _apply(file: Path) -> Act:
-    return Act(words=("axoneme", "policy", "apply", "-f", _shown(file)), changes_policy=True)
-
-
-def _observe(count: int, *texts: tuple[str, ...]) -> Act:
-    """The newest flows on their way into backend."""
-    what = ("--to-pod", "default/backend", "--traffic-direction", "ingress")
-    kinds = ("--type", "policy-verdict", "--type", "drop")
-    return Act(words=("axoneme", "observe", "--last", str(count), *what, *kinds), texts=texts, settling=True)
 
 
 def _lab(root: Path, progress: Progress) -> LabState:
@@ -172,7 +78,8 @@ def _remove_policies(lab: LabState, cluster: Cluster) -> None:
 
 def _play(lab: LabState, cluster: Cluster, act: Act, step: str) -> None:
     print(f"\n  {_bold('$ ' + shlex.join(act.words))}", flush=True)
-    before = _generation(lab, cluster) if act.changes_policy else 0
+    subject = act.changes_policy_of
+    before = _generation(lab, cluster, subject) if subject else 0
     deadline = time.monotonic() + (SETTLE_SECONDS if act.settling else 0)
     while True:
         done = _run(act.words, lab.files(cluster).context)
@@ -185,8 +92,8 @@ def _play(lab: LabState, cluster: Cluster, act: Act, step: str) -> None:
     sys.stdout.flush()
     if fault is not None:
         raise LabError(f"{step} did not come out as told: `{shlex.join(act.words)}` {fault}")
-    if act.changes_policy:
-        _await_kernel(lambda: _generation(lab, cluster) != before)
+    if subject:
+        _await_kernel(lambda: _generation(lab, cluster, subject) != before)
 
 
 def _run(words: Sequence[str], context: Path) -> subprocess.CompletedProcess[str]:
@@ -212,9 +119,9 @@ def _fault(act: Act, done: subprocess.CompletedProcess[str]) -> str | None:
     return None
 
 
-def _generation(lab: LabState, cluster: Cluster) -> int:
-    """Number of policy changes of the pod that the story's policies select: it grows with the kernel's."""
-    return next(one.policy_generation for one in _endpoints(lab, cluster) if one.pod_name == "backend")
+def _generation(lab: LabState, cluster: Cluster, pod: str) -> int:
+    """Number of policy changes of a pod: it grows with the kernel's."""
+    return next(one.policy_generation for one in _endpoints(lab, cluster) if one.pod_name == pod)
 
 
 def _endpoints(lab: LabState, cluster: Cluster) -> list[node_pb2.Endpoint]:
@@ -250,14 +157,6 @@ def _ending() -> str:
     width = max(len(command) for command, _ in tries)
     lines = [f"  {command.ljust(width)}  {what}" for command, what in tries]
     return "\n".join(["", _bold("The lab stays up. Try:"), *lines])
-
-
-def _shown(path: Path) -> str:
-    """The path as the reader would write it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def _bold(text: str) -> str:

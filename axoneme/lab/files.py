@@ -3,6 +3,7 @@
     <root>/lab.json                     what runs: token, topology, processes
     <root>/<cluster>/context.json       how clients connect
     <root>/<cluster>/hosts              names of the pods, for `exec`
+    <root>/<cluster>/resolv.conf        resolvers of the pods, for `exec`
     <root>/<cluster>/{certs,config,log,etcd}/…
     <root>/<cluster>/<node>/            sockets and state of the node's shim
 
@@ -44,6 +45,10 @@ class ClusterFiles:
     @property
     def hosts(self) -> Path:
         return self.directory / "hosts"
+
+    @property
+    def resolv_conf(self) -> Path:
+        return self.directory / "resolv.conf"
 
     @property
     def etcd(self) -> Path:

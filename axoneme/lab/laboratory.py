@@ -1,6 +1,6 @@
 """Building a laboratory up and taking it down, in order.
 
-    up:    certificates → network → etcd → identity, policy, relay, nodes → endpoints → web servers
+    up:    certificates → network → etcd → the internet → identity, policy, relay, nodes → endpoints → servers
     down:  processes → network → pins → files
 
 `up` leaves nothing behind when it fails; `down` needs no record, so it also removes what a crash left. What
@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from axoneme.client.context import SYSTEM_LAB_DIRECTORY
-from axoneme.lab import certificates, cgroups, endpoints, network, pods, processes, readiness, state
+from axoneme.lab import certificates, cgroups, endpoints, internet, network, pods, processes, readiness, state
 from axoneme.lab.errors import LabError
 from axoneme.lab.files import toml, write_json, write_text
 from axoneme.lab.plan import BPFFS, ETCD_BINARY, PlannedProcess
@@ -30,7 +30,13 @@ from axoneme.lib.errors import AxonemeError
 from axoneme.lib.nodenames import health_namespace
 
 STOP_SECONDS = 5.0
-TOOLS = {"ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux", "curl": "curl"}
+TOOLS = {
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "curl": "curl",
+    internet.DNSMASQ: "dnsmasq-base",
+}
 
 
 def up(topology: Topology, root: Path, progress: Progress, *, keep: bool = False) -> LabState:
@@ -135,6 +141,9 @@ def _build(lab: LabState, progress: Progress) -> None:
         for cluster, process in etcds:
             readiness.wait(readiness.etcd(lab.plan(cluster)), process)
     with progress.step("services and nodes"):
+        if not simulated:
+            for planned in lab.plan(clusters[0]).internet():
+                start(lab, clusters[0], planned)
         for cluster in clusters:
             _start_cluster(lab, cluster)
         for cluster in clusters:
@@ -155,8 +164,8 @@ def _start_cluster(lab: LabState, cluster: Cluster) -> None:
         start(lab, cluster, plan.node(node))
     start(lab, cluster, plan.relay())
     if not lab.topology.simulated:
-        for pod in (pod for _, pod in cluster.pods() if pod.http_port):
-            start(lab, cluster, plan.webserver(pod))
+        for planned in plan.servers():
+            start(lab, cluster, planned)
 
 
 def wait_ready(lab: LabState, cluster: Cluster, *, seconds: float = readiness.LIMIT_SECONDS) -> None:
@@ -183,6 +192,7 @@ def _add_pods(lab: LabState, cluster: Cluster) -> None:
             lab.ips_by_pod[f"{cluster.name}/{pod.name}"] = ips
     for other in lab.topology.clusters:
         write_text(lab.files(other).hosts, pods.hosts_file(lab.ips_by_pod, other))
+        write_text(lab.files(other).resolv_conf, pods.resolv_conf(lab.ips_by_pod, other))
     if lab.topology.simulated:
         return
     for _, pod in cluster.pods():

@@ -2,6 +2,7 @@
 
     host ── axolab0 169.254.77.1/30 ── host0 ┐
                                              │  axolab-fabric: one bridge per cluster, routes between them
+    axolab-internet eth0 ─────────────── veth┤  198.18.254.0/24, fd00:198:18:fe::/64, and the sites behind
     axolab-<cluster>-control eth0 .10 ── veth┤  198.18.<i>.1 and fd00:198:18:<i>::1 on bridge cl<i>
     axolab-<cluster>-<node>  eth0 .100+n ─ veth┘
 
@@ -16,6 +17,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from axoneme.lab import internet
 from axoneme.lab.errors import LabError
 from axoneme.lab.topology import FABRIC, PREFIX, Cluster, Topology
 
@@ -44,8 +46,11 @@ def build(topology: Topology) -> None:
     for name in namespaces(topology):
         # Before any link: a new interface takes over the defaults of its namespace.
         _configure(name, ROUTER_SETTINGS if name in routers else MEMBER_SETTINGS)
-    _batch(None, [line for cluster in topology.clusters for line in _links(cluster)] + _host_link())
-    _batch(FABRIC, [*_fabric_host(), *(line for cluster in topology.clusters for line in _fabric(cluster))])
+    links = [line for cluster in topology.clusters for line in _links(cluster)]
+    _batch(None, [*links, *_internet_link(), *_host_link()])
+    _batch(internet.NETNS, _internet())
+    bridges = [line for cluster in topology.clusters for line in _fabric(cluster)]
+    _batch(FABRIC, [*_fabric_host(), *_fabric_internet(), *bridges])
     for cluster in topology.clusters:
         for netns, host in _members(cluster):
             _batch(netns, _member(cluster, host))
@@ -68,7 +73,7 @@ def remove() -> list[str]:
 
 def namespaces(topology: Topology) -> list[str]:
     """Names of all namespaces, the fabric first."""
-    names = [FABRIC]
+    names = [FABRIC, internet.NETNS]
     for cluster in topology.clusters:
         names.append(cluster.control_netns)
         names += [cluster.netns(node.name) for node in cluster.nodes]
@@ -103,6 +108,27 @@ def _links(cluster: Cluster) -> list[str]:
         f"link add v{cluster.number}-{host} netns {FABRIC} type veth peer name eth0 netns {netns}"
         for netns, host in _members(cluster)
     ]
+
+
+def _internet_link() -> list[str]:
+    return [f"link add {internet.LINK} netns {FABRIC} type veth peer name eth0 netns {internet.NETNS}"]
+
+
+def _internet() -> list[str]:
+    given = [f"{address} dev eth0{' nodad' if ':' in address else ''}" for address in internet.addresses()]
+    lines = ["link set lo up", *(f"address add {one}" for one in given), "link set eth0 up"]
+    lines += [f"route add local {prefix} dev lo" for prefix in internet.WIDE]
+    return [*lines, *(f"route add default via {ip}" for ip in internet.GATEWAYS)]
+
+
+def _fabric_internet() -> list[str]:
+    lines = [
+        f"address add {internet.GATEWAYS[0]}/24 dev {internet.LINK}",
+        f"address add {internet.GATEWAYS[1]}/64 dev {internet.LINK} nodad",
+        f"link set {internet.LINK} up",
+    ]
+    ways = [*zip(internet.SITES, internet.DNS, strict=True), *zip(internet.WIDE, internet.DNS, strict=True)]
+    return [*lines, *(f"route add {prefix} via {ip}" for prefix, ip in ways)]
 
 
 def _host_link() -> list[str]:

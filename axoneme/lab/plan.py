@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from axoneme.lab import internet
 from axoneme.lab.addresses import Addresses
 from axoneme.lab.cgroups import joining, node_folder
 from axoneme.lab.files import ClusterFiles
@@ -122,10 +123,29 @@ class ClusterPlan:
         words = ["shim"] if self.simulated else ["node"]
         return self._axoneme(node.name, words, self.cluster.netns(node.name), settings)
 
-    def webserver(self, pod: Pod) -> PlannedProcess:
-        module = ["-m", "axoneme.lab.webserver", "--name", pod.name, "--port", str(pod.http_port)]
-        inside = [*self._entering(self.cluster.netns(pod.name)), *joining(self.pod_cgroup(pod))]
-        return PlannedProcess(name=f"web-{pod.name}", command=[*inside, sys.executable, *module])
+    def servers(self) -> list[PlannedProcess]:
+        """Web servers and resolvers in pods."""
+        pods = [pod for _, pod in self.cluster.pods()]
+        servers = [(f"web-{pod.name}", pod, _webserver(pod)) for pod in pods if pod.http_port]
+        servers += [(f"dns-{pod.name}", pod, internet.resolver()) for pod in pods if pod.resolver]
+        return [
+            PlannedProcess(name=name, command=[*self._inside(pod), *command])
+            for name, pod, command in servers
+        ]
+
+    def internet(self) -> list[PlannedProcess]:
+        """What runs outside of the clusters; the first one keeps its records."""
+        certificate = [str(self.files.certificate("internet", name)) for name in ("tls.crt", "tls.key")]
+        commands = {
+            "internet-dns": internet.upstream(),
+            "internet-http": internet.webserver(internet.HTTP_PORT),
+            "internet-https": internet.webserver(internet.HTTPS_PORT, certificate),
+        }
+        inside = entering(internet.NETNS)
+        return [PlannedProcess(name=name, command=[*inside, *command]) for name, command in commands.items()]
+
+    def _inside(self, pod: Pod) -> list[str]:
+        return [*self._entering(self.cluster.netns(pod.name)), *joining(self.pod_cgroup(pod))]
 
     def pod_cgroup(self, pod: Pod) -> Path | None:
         """The cgroup of a pod; None on a machine without cgroup v2."""
@@ -192,3 +212,8 @@ class ClusterPlan:
 
     def _entering(self, netns: str) -> list[str]:
         return [] if self.simulated else entering(netns)
+
+
+def _webserver(pod: Pod) -> list[str]:
+    module = ["-m", "axoneme.lab.webserver", "--name", pod.name, "--port", str(pod.http_port)]
+    return [sys.executable, *module]

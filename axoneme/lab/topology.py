@@ -14,7 +14,7 @@ from typing import Any
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?\Z")
 LABEL = re.compile(r"[^=;\s]+=[^=;\s]*\Z")
 CLUSTER_NAMES = ("east", "west", "north", "south")
-RESERVED_NAMES = frozenset({"control", "fabric"})
+RESERVED_NAMES = frozenset({"control", "fabric", "internet"})
 MAX_CLUSTERS = 20
 MAX_NODES = 99
 MAX_PODS = 200
@@ -30,12 +30,14 @@ class TopologyError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A workload in its own network namespace. `http_port` 0: it runs no server."""
+    """A workload in its own network namespace. `http_port` 0: it runs no server. `resolver`: it is a DNS
+    resolver, as kube-dns is."""
 
     name: str
     namespace: str = "default"
     labels: tuple[str, ...] = ()
     http_port: int = 0
+    resolver: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,10 @@ class Topology:
 
 
 def default_pod(name: str) -> Pod:
-    """The pod that a bare name means: label app=NAME; one called backend… serves HTTP."""
+    """The pod that a bare name means: label app=NAME; one called backend… serves HTTP, one called dns… is a
+    resolver with the labels of Kubernetes' own."""
+    if name.startswith("dns"):
+        return Pod(name=name, namespace="kube-system", labels=("k8s-app=kube-dns",), resolver=True)
     return Pod(name=name, labels=(f"app={name}",), http_port=HTTP_PORT if name.startswith("backend") else 0)
 
 
@@ -200,11 +205,12 @@ def _pod_document(pod: Pod) -> dict[str, Any]:
         "namespace": pod.namespace,
         "labels": dict(label.split("=", 1) for label in pod.labels),
         "http_port": pod.http_port,
+        "resolver": pod.resolver,
     }
 
 
 def _default_pods(nodes: int) -> list[str]:
-    return ["frontend@node1", "batch@node1", f"backend@node{min(2, nodes)}"]
+    return ["frontend@node1", "batch@node1", f"backend@node{min(2, nodes)}", f"dns@node{min(2, nodes)}"]
 
 
 def _place(pods: Sequence[str], node_names: Sequence[str]) -> dict[str, list[str]]:
@@ -248,16 +254,21 @@ def _node(item: object, where: str, number: int) -> Node:
 def _pod(item: object, where: str) -> Pod:
     if isinstance(item, str):
         return default_pod(_name(item, where))
-    fields = _mapping(item, where, allowed=("name", "namespace", "labels", "http_port"), required=("name",))
+    allowed = ("name", "namespace", "labels", "http_port", "resolver")
+    fields = _mapping(item, where, allowed=allowed, required=("name",))
     default = default_pod(_name(fields["name"], f"{where}.name"))
     port = fields.get("http_port", default.http_port)
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise TopologyError(f"{where}.http_port: {port!r} is not a port; say 1–65535, or 0 for no server")
+    resolver = fields.get("resolver", default.resolver)
+    if not isinstance(resolver, bool):
+        raise TopologyError(f"{where}.resolver: {resolver!r} is neither true nor false")
     return Pod(
         name=default.name,
-        namespace=_name(fields.get("namespace", "default"), f"{where}.namespace"),
+        namespace=_name(fields.get("namespace", default.namespace), f"{where}.namespace"),
         labels=_labels(fields["labels"], f"{where}.labels") if "labels" in fields else default.labels,
         http_port=port,
+        resolver=resolver,
     )
 
 

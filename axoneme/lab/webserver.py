@@ -1,12 +1,14 @@
 """The HTTP server of a laboratory's pod: answers every GET with the pod's name, over IPv4 and IPv6.
 
-Run as `python -m axoneme.lab.webserver --name NAME --port PORT`. Standard library only: it starts many times.
+Run as `python -m axoneme.lab.webserver --name NAME --port PORT`, for HTTPS with `--certificate FILE KEY`.
+Standard library only: it starts many times.
 """
 
 from __future__ import annotations
 
 import argparse
 import socket
+import ssl
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -41,8 +43,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--certificate", nargs=2, metavar=("FILE", "KEY"))
     arguments = parser.parse_args()
-    DualStackServer(("::", arguments.port), handler_for(arguments.name)).serve_forever()
+    server = DualStackServer(("::", arguments.port), handler_for(arguments.name))
+    if arguments.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*arguments.certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -153,6 +153,8 @@ def test_redirected_data_keeps_conntrack_alive(lab: Lab, v: int) -> None:
     lab.talk(ours, theirs, 1)
     old = {}
     for key, value in lab.maps["axoneme_ct"].items():
+        if key.startswith(base.MAPPED) != (v == 4):
+            continue  # the last packets of an earlier test's connection
         entry = layout.CtEntry.unpack(value)
         old[key] = entry.last_seen_ns - 10 * 10**9
         aged = layout.CtEntry(

@@ -27,8 +27,8 @@ TOPOLOGY = {
                 }
             },
             "nodes": [
-                {"name": "node1", "pods": ["frontend", "batch", "backend-near"]},
-                {"name": "node2", "pods": ["backend"]},
+                {"name": "node1", "pods": ["frontend", "batch", "backend-near", "dns-near"]},
+                {"name": "node2", "pods": ["backend", "dns"]},
             ],
         }
     ]

@@ -75,8 +75,8 @@ class Running:
     def inside(self, pod: str, *command: str) -> list[str]:
         """Command line that runs a command in a pod."""
         cluster, _, found = self.state.topology.find_pod(pod)
-        hosts, cgroup = self.state.files(cluster).hosts, self.state.plan(cluster).pod_cgroup(found)
-        return pods.command_inside(cluster, found, hosts, command, cgroup=cgroup)
+        files, cgroup = self.state.files(cluster), self.state.plan(cluster).pod_cgroup(found)
+        return pods.command_inside(cluster, found, files, command, cgroup=cgroup)
 
     def python(self, pod: str, *words: str) -> subprocess.Popen[str]:
         """Starts a sender or receiver of traffic.py in a pod."""
@@ -205,6 +205,11 @@ class Running:
         answer = self.client.node(node).ListIpcache(node_pb2.ListIpcacheRequest(page_size=1000))
         return {(entry.prefix, entry.identity) for entry in answer.entries}
 
+    def forget_names(self) -> None:
+        """Every node forgets what its endpoints looked up."""
+        for node in self.cluster.nodes:
+            self.command("fqdn", "cache", "clean", "--node", node.name, "--yes")
+
     def maglev_table(self, node: str, ip: str, port: int) -> list[str]:
         """Backend addresses by element of the table behind a frontend, as the node's kernel has it."""
         api = self.client.node(node)
@@ -317,7 +322,7 @@ class Running:
             plan.relay(),
             *(plan.node(node) for node in self.cluster.nodes),
         ]
-        planned += [plan.webserver(pod) for _, pod in self.cluster.pods() if pod.http_port]
+        planned += plan.servers() + plan.internet()
         return next(process for process in planned if process.name == name)
 
 

@@ -187,7 +187,14 @@ def test_a_server_that_is_not_there_is_an_error_in_one_line(
 
 def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "axoneme.cli.main", "observe", "--socket", str(path), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background has interrupts ignored, and children inherit that.
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def test_interrupting_a_follow_is_success(server: tuple[Path, Recorded]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from axoneme.lab import demo
-from axoneme.lab.demo import Act
+from axoneme.lab.stories import Act, dns_chapter, policy_chapter
 
 
 def done(status: int, output: str) -> subprocess.CompletedProcess[str]:
@@ -46,6 +46,12 @@ def test_every_file_of_the_story_exists() -> None:
 
 
 def test_the_story_ends_with_what_it_began_with_but_the_first_policy() -> None:
-    changes = [act.words for scene in demo.policy_chapter() for act in scene.acts if act.changes_policy]
+    changes = [act.words for scene in policy_chapter() for act in scene.acts if act.changes_policy_of]
     assert [words[2] for words in changes] == ["apply", "apply", "delete"]
     assert changes[1][-1] == changes[2][-1]
+
+
+def test_the_story_of_names_takes_its_policy_away_again() -> None:
+    changes = [act.words for scene in dns_chapter() for act in scene.acts if act.changes_policy_of]
+    assert [words[2] for words in changes] == ["apply", "delete"]
+    assert changes[0][-1] == changes[1][-1]

@@ -8,12 +8,12 @@ from axoneme.lab import topology
 from axoneme.lab.topology import Pod, TopologyError
 
 
-def test_the_default_is_one_cluster_with_two_nodes_and_three_pods() -> None:
+def test_the_default_is_one_cluster_with_two_nodes_and_four_pods() -> None:
     (east,) = topology.from_flags().clusters
     assert east.name == "east"
     assert {node.name: [pod.name for pod in node.pods] for node in east.nodes} == {
         "node1": ["frontend", "batch"],
-        "node2": ["backend"],
+        "node2": ["backend", "dns"],
     }
 
 
@@ -25,7 +25,7 @@ def test_a_bare_name_means_an_app_label_and_backends_serve() -> None:
 
 def test_with_one_node_everything_lives_there() -> None:
     (node,) = topology.from_flags(nodes=1).clusters[0].nodes
-    assert [pod.name for pod in node.pods] == ["frontend", "batch", "backend"]
+    assert [pod.name for pod in node.pods] == ["frontend", "batch", "backend", "dns"]
 
 
 def test_pods_without_a_node_go_to_the_nodes_in_turn() -> None:
