@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +17,84 @@ _PORT: Final = re.compile(
     r"(?:(?P<name>[a-z][-a-z0-9]*)=)?(?P<port>\d{1,5})(?::(?P<target>[-a-z0-9]+))?(?::(?P<node>\d{1,5}))?"
     r"(?:/(?P<protocol>tcp|udp|sctp))?",
     re.IGNORECASE,
+)
+
+
+_SEVERAL: Final[Mapping[str, Any]] = {"multiple": True}
+_OPTIONS: Final = (
+    click.option(
+        "--port",
+        "ports",
+        **_SEVERAL,
+        metavar="PORT",
+        help="[NAME=]PORT[:TARGET[:NODEPORT]][/tcp|udp|sctp]; may be repeated.",
+    ),
+    click.option(
+        "--backend",
+        "backends",
+        **_SEVERAL,
+        metavar="IP[=STATE]",
+        help="An address; STATE is active, terminating or maintenance.",
+    ),
+    click.option(
+        "--selector",
+        default="",
+        metavar="KEY=VALUE,…",
+        help="Labels of the workloads behind the service.",
+    ),
+    click.option(
+        "--type",
+        "kind",
+        type=click.Choice(TYPES),
+        default=TYPES[0],
+        show_default=True,
+        help="Where the service can be reached.",
+    ),
+    click.option("--cluster-ip", "cluster_ips", **_SEVERAL, metavar="IP", help="Instead of a free one."),
+    click.option(
+        "--external-ip",
+        "external_ips",
+        **_SEVERAL,
+        metavar="IP",
+        help="An address that somebody routes to the nodes.",
+    ),
+    click.option(
+        "--load-balancer-ip",
+        "load_balancer_ips",
+        **_SEVERAL,
+        metavar="IP",
+        help="An address of a load balancer.",
+    ),
+    click.option(
+        "--source-range",
+        "source_ranges",
+        **_SEVERAL,
+        metavar="CIDR",
+        help="Who may use load balancer addresses.",
+    ),
+    click.option("--headless", is_flag=True, help="No cluster IP."),
+    click.option(
+        "--affinity-seconds",
+        type=click.IntRange(1, 86_400),
+        default=None,
+        help="Keep a client on one backend.",
+    ),
+    click.option(
+        "--external-local", is_flag=True, help="Clients from outside get backends of their node only."
+    ),
+    click.option("--internal-local", is_flag=True, help="Clients inside get backends of their node only."),
+    click.option(
+        "--algorithm",
+        type=click.Choice(("random", "maglev")),
+        default=None,
+        help="Instead of the node's default.",
+    ),
+    click.option(
+        "--forwarding-mode",
+        type=click.Choice(("snat", "dsr")),
+        default=None,
+        help="Instead of the node's default.",
+    ),
 )
 
 
@@ -44,85 +122,7 @@ class Flags:
 
 def service_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """The flags that make a service without a file."""
-    several: dict[str, Any] = {"multiple": True}
-    options = [
-        click.option(
-            "--port",
-            "ports",
-            **several,
-            metavar="PORT",
-            help="[NAME=]PORT[:TARGET[:NODEPORT]][/tcp|udp|sctp]; may be repeated.",
-        ),
-        click.option(
-            "--backend",
-            "backends",
-            **several,
-            metavar="IP[=STATE]",
-            help="An address; STATE is active, terminating or maintenance.",
-        ),
-        click.option(
-            "--selector",
-            default="",
-            metavar="KEY=VALUE,…",
-            help="Labels of the workloads behind the service.",
-        ),
-        click.option(
-            "--type",
-            "kind",
-            type=click.Choice(TYPES),
-            default=TYPES[0],
-            show_default=True,
-            help="Where the service can be reached.",
-        ),
-        click.option("--cluster-ip", "cluster_ips", **several, metavar="IP", help="Instead of a free one."),
-        click.option(
-            "--external-ip",
-            "external_ips",
-            **several,
-            metavar="IP",
-            help="An address that somebody routes to the nodes.",
-        ),
-        click.option(
-            "--load-balancer-ip",
-            "load_balancer_ips",
-            **several,
-            metavar="IP",
-            help="An address of a load balancer.",
-        ),
-        click.option(
-            "--source-range",
-            "source_ranges",
-            **several,
-            metavar="CIDR",
-            help="Who may use load balancer addresses.",
-        ),
-        click.option("--headless", is_flag=True, help="No cluster IP."),
-        click.option(
-            "--affinity-seconds",
-            type=click.IntRange(1, 86_400),
-            default=None,
-            help="Keep a client on one backend.",
-        ),
-        click.option(
-            "--external-local", is_flag=True, help="Clients from outside get backends of their node only."
-        ),
-        click.option(
-            "--internal-local", is_flag=True, help="Clients inside get backends of their node only."
-        ),
-        click.option(
-            "--algorithm",
-            type=click.Choice(("random", "maglev")),
-            default=None,
-            help="Instead of the node's default.",
-        ),
-        click.option(
-            "--forwarding-mode",
-            type=click.Choice(("snat", "dsr")),
-            default=None,
-            help="Instead of the node's default.",
-        ),
-    ]
-    for option in reversed(options):
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
