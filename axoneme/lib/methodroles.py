@@ -107,6 +107,7 @@ CALLERS_BY_METHOD: Mapping[str, frozenset[str]] = {
     _NODE + "GetMaglevTable": LOCAL,
     _NODE + "ListMetrics": LOCAL,
     _NODE + "GetHealth": LOCAL,
+    "/axoneme.api.flows.v1.FlowsService/StreamFlows": OBSERVERS,
     "/observer.Observer/GetFlows": OBSERVERS,
     "/observer.Observer/GetAgentEvents": OBSERVERS,
     "/observer.Observer/GetDebugEvents": OBSERVERS,

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from axoneme.api.clustermesh.v1 import clustermesh_pb2
+from axoneme.api.flows.v1 import flows_pb2
 from axoneme.api.fqdn.v1 import fqdn_pb2
 from axoneme.api.hubble.observer import observer_pb2
 from axoneme.api.hubble.peer import peer_pb2
@@ -28,6 +29,7 @@ FILES: list[FileDescriptor] = [
     identity_pb2.DESCRIPTOR,
     policy_pb2.DESCRIPTOR,
     clustermesh_pb2.DESCRIPTOR,
+    flows_pb2.DESCRIPTOR,
     fqdn_pb2.DESCRIPTOR,
     node_pb2.DESCRIPTOR,
     observer_pb2.DESCRIPTOR,
@@ -118,6 +120,7 @@ NodeService/ListFrontends                 local
 NodeService/GetMaglevTable                local
 NodeService/ListMetrics                   local
 NodeService/GetHealth                     local
+FlowsService/StreamFlows                  relay reader admin local
 Observer/GetFlows                         relay reader admin local
 Observer/GetAgentEvents                   relay reader admin local
 Observer/GetDebugEvents                   relay reader admin local
