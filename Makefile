@@ -53,8 +53,8 @@ bench: setup ## first figures: allocation, policy to kernel, TCP with and withou
 soak: setup ## full counts of the random tests
 	@AXONEME_TEST_PROFILE=soak $(BIN)/python -m pytest tests --timeout 3600
 
-fuzz: $(VENV)/.installed ## coverage-guided fuzzers of policy reading and resolving, SECONDS each (600)
-	@for target in parse resolve; do $(BIN)/python -m tests.fuzz $$target $(or $(SECONDS),600) || exit 1; done
+fuzz: $(VENV)/.installed ## coverage-guided fuzzers of policy and of DNS messages, SECONDS each (600)
+	@for target in parse resolve dns_question dns_answer; do $(BIN)/python -m tests.fuzz $$target $(or $(SECONDS),600) || exit 1; done
 
 mutants: $(VENV)/.installed ## seeded mistakes in the policy engine, each of which a test must catch
 	@$(BIN)/python -m tests.mutants.runner

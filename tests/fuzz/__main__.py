@@ -12,8 +12,10 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["services.policy", "axoneme.lib.policy"]):
+with atheris.instrument_imports(include=["services.policy", "axoneme.lib.policy", "axoneme.lib.dns"]):
     from tests.fuzz.targets import TARGETS
+
+from tests.fuzz.dnsmessages import messages
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (
@@ -21,6 +23,8 @@ SEEDS = (
     ROOT / "examples" / "policies",
     ROOT / "tests" / "data" / "examples",
 )
+
+DNS_SEEDS = 2_000
 
 
 def main() -> None:
@@ -31,6 +35,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in (one for seeds in SEEDS if seeds.is_dir() for one in seeds.rglob("*") if one.is_file()):
             shutil.copy(seed, Path(folder) / seed.name)
+        if name.startswith("dns_"):
+            for number, message in enumerate(messages(DNS_SEEDS)):
+                (Path(folder) / f"dns-{number}").write_bytes(message)
         options = [
             f"-max_total_time={seconds}",
             "-max_len=8192",

@@ -2,15 +2,18 @@
 
 `parse`: any text gives objects or InvalidPolicy whose faults have a position, and what was accepted reads the
 same from its stored form. `resolve`: whatever was accepted resolves, and the finished map decides as the
-contributions do.
+contributions do. `dns_question` and `dns_answer`: any bytes give a value that keeps its promises, or
+Malformed.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 
 from axoneme.lib import identities
+from axoneme.lib.dns import wire
 from axoneme.lib.labels import LabelSet, workload_labels
 from axoneme.lib.policy.finish import finish
 from axoneme.lib.policy.judge import judge
@@ -90,4 +93,43 @@ def _check(policy: SubjectPolicy, seed: int) -> None:
             raise AssertionError(f"map and rules differ: {direction.name} {peer} {protocol}/{port}")
 
 
-TARGETS = {"parse": parse, "resolve": resolve}
+def dns_question(data: bytes) -> bool:
+    """A query is understood in full or not at all, and its refusal is an answer to it."""
+    try:
+        question = wire.read_question(data)
+    except wire.Malformed:
+        return False
+    if wire.wire_of(wire.text_of(question.name)) != question.name or len(question.name) > 255:
+        raise AssertionError("a name that is not its own text")
+    refused = wire.refusal(data, question.end, 5)
+    if not wire.answers_question(data, refused, question.end):
+        raise AssertionError("a refusal that is no answer")
+    answer = wire.read_answer(refused, question)
+    if answer.rcode != 5 or answer.usable or answer.rrtypes or len(refused) > question.end + 11:
+        raise AssertionError("a refusal that says more than no")
+    return True
+
+
+def dns_answer(data: bytes) -> bool:
+    """An answer to its own question; whether it is usable."""
+    try:
+        question = wire.read_question(data[:2] + bytes(byte & 1 for byte in data[2:3]) + data[3:])
+        answer = wire.read_answer(data, question)
+    except wire.Malformed:
+        return False
+    names = [wire.text_of(name) for name in answer.cnames]
+    if [wire.text_of(wire.wire_of(name)) for name in names] != names or len(answer.rrtypes) > 4_000:
+        raise AssertionError("a name that is not its own text, or too many records")
+    if any(len(address) not in (4, 16) for address in answer.addresses) or not 0 <= answer.ttl < 1 << 31:
+        raise AssertionError("an address or a TTL that is none")
+    if answer.usable and (answer.rcode or not answer.addresses):
+        raise AssertionError("usable without use")
+    return answer.usable
+
+
+TARGETS: dict[str, Callable[[bytes], object]] = {
+    "parse": parse,
+    "resolve": resolve,
+    "dns_question": dns_question,
+    "dns_answer": dns_answer,
+}

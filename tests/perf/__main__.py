@@ -22,6 +22,8 @@ BENCHMARKS = (
     "cni",
     "identity_allocation",
     "datapath",
+    "dns_names",
+    "flow_lookups",
     "flows",
     "lb_sync",
     "maglev",
