@@ -1,4 +1,4 @@
-"""A node gets policies of those subjects only that live on it.
+"""A node gets policies, and DNS rules, of those subjects only that live on it.
 
 Stands between a stream and its host: messages pass, but subjects that the node does not claim (yet) are held
 back. They are passed on once the claim shows up in the watch, so a new pod's interest that overtakes its own
@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
 from axoneme.api.policy.v1 import policy_pb2 as pb
 from axoneme.lib import log
-from axoneme.lib.policycodec import encode_subject, host_node, subject_number
-from services.policy.wire import subject_keys
+from axoneme.lib.policycodec import host_node, interest_message, subject_keys, subject_number
 
 logger = logging.getLogger(__name__)
+
+RequestType: TypeAlias = type[pb.SubscribeEndpointPoliciesRequest] | type[pb.SubscribeDnsRulesRequest]
+"""Requests of a stream with subjects as its interest."""
 
 
 class AuthorisedStream:
@@ -29,10 +31,12 @@ class AuthorisedStream:
         self,
         context: grpc.aio.ServicerContext[Any, Any],
         *,
+        request: RequestType = pb.SubscribeEndpointPoliciesRequest,
         may_see: Callable[[str, int], bool],
         moved: Callable[[], Awaitable[object]],
     ) -> None:
         self._context = context
+        self._request = request
         self._may_see = may_see
         self._moved = moved
         self._node_name = ""
@@ -48,7 +52,7 @@ class AuthorisedStream:
         while True:
             released = self._release() if self._started else ()
             if released:
-                return _interest(released, ())
+                return self._interest(released, ())
             message = await self._next()
             if message is not None:
                 return self._admit(message)
@@ -93,7 +97,7 @@ class AuthorisedStream:
         if self._held:
             extra = {log.NODE: self._node_name, log.COUNT: len(self._held)}
             logger.info("interest waits for the node's claim of the identity", extra=extra)
-        return _interest([key for key in wanted if key not in self._held], dropped)
+        return self._interest([key for key in wanted if key not in self._held], dropped)
 
     def _release(self) -> list[str]:
         released = [key for key in self._held if self._allowed(key)]
@@ -113,11 +117,5 @@ class AuthorisedStream:
     def _allowed(self, key: str) -> bool:
         return host_node(key) is not None or self._may_see(self._node_name, subject_number(key))
 
-
-def _interest(added: Iterable[str], removed: Iterable[str]) -> pb.SubscribeEndpointPoliciesRequest:
-    return pb.SubscribeEndpointPoliciesRequest(
-        interest=pb.Interest(
-            added=[encode_subject(key) for key in added],
-            removed=[encode_subject(key) for key in removed],
-        )
-    )
+    def _interest(self, added: Iterable[str], removed: Iterable[str]) -> Any:
+        return self._request(interest=interest_message(added, removed))

@@ -16,7 +16,9 @@ from axoneme.lib.intent import Failure, fresh_epoch
 from axoneme.lib.intentstream.host import StreamHost
 from axoneme.lib.kvstore.etcd import EtcdStore
 from axoneme.lib.kvstore.port import Store
+from axoneme.lib.policy.dnsrules import DnsRules
 from axoneme.lib.policy.model import SubjectPolicy
+from axoneme.lib.policycodec.dnsstream import DnsRulesPublisher
 from axoneme.lib.requests import RequestLog
 from axoneme.lib.tasks import TaskScope
 from services.policy.config import PolicyConfig
@@ -49,8 +51,18 @@ async def run(cfg: PolicyConfig) -> int:
             registry=registry,
             store_revision_now=etcd.revision,
         )
+        dns_host: StreamHost[DnsRules] = StreamHost(
+            "SubscribeDnsRules",
+            epoch=fresh_epoch(secrets.randbits),
+            codec=DnsRulesPublisher(),
+            interest=True,
+            registry=registry,
+            store_revision_now=etcd.revision,
+        )
         replica = secrets.token_hex(8)
-        state = PolicyState(settings=settings, host=host, registry=registry, replica=replica)
+        state = PolicyState(
+            settings=settings, host=host, dns_host=dns_host, registry=registry, replica=replica
+        )
         reporter = ProgressReporter(store, replica=replica, progress=state.own_progress)
         servicer = PolicyServicer(state=state, store=PolicyStore(store), kvstore=store, log=RequestLog())
         scope = await stack.enter_async_context(TaskScope("policy"))
@@ -67,6 +79,7 @@ async def run(cfg: PolicyConfig) -> int:
             grpcserver.serving([listener], register, drain_seconds=cfg.drain_seconds, registry=registry)
         )
         server.on_drain(lambda: host.goodbye_all(GOODBYE))
+        server.on_drain(lambda: dns_host.goodbye_all(GOODBYE))
         scope.start("store watch", state.run(store))
         scope.start("progress", reporter.run(), critical=False)
         scope.start("health", _serve_when_ready(state, server), critical=False)

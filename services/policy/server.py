@@ -188,6 +188,18 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         )
         await self._state.host.serve(stream)
 
+    async def SubscribeDnsRules(  # type: ignore[override]  # reads and writes by its context
+        self, _requests: object, context: Context
+    ) -> None:
+        """Stream DNS rules to a node's proxy, for the subjects that live on it."""
+        stream: Any = AuthorisedStream(
+            context,
+            request=pb.SubscribeDnsRulesRequest,
+            may_see=self._state.occupancy.may_see,
+            moved=self._state.moved,
+        )
+        await self._state.dns_host.serve(stream)
+
     async def _apply(self, request: pb.ApplyPolicyRequest) -> pb.ApplyPolicyResponse:
         namespace = request.namespace or DEFAULT_NAMESPACE
         objects = await _parse(request.text, namespace)

@@ -1,7 +1,7 @@
 """Everything the service knows, fed by one watch of its etcd.
 
     etcd ──follow──> PolicyState ──> PolicyEngine ──> StreamHost (mapstates to the nodes)
-                          │
+                          │                      └──> StreamHost (DNS rules to their proxies)
                           ├──> stored objects, change log
                           ├──> Intake: identities, claims, addresses, nodes, services
                           └──> what the nodes of all replicas hold
@@ -30,6 +30,7 @@ from axoneme.lib.kvstore import layout
 from axoneme.lib.kvstore.follow import Snapshot, Synced, follow
 from axoneme.lib.kvstore.port import Delete, Put, ReadStore, Row
 from axoneme.lib.labels import LabelSet
+from axoneme.lib.policy.dnsrules import DnsRules
 from axoneme.lib.policy.model import SubjectPolicy
 from services.policy.questions import changeset
 from services.policy.records import intake
@@ -66,6 +67,7 @@ class PolicyState:
         *,
         settings: PolicySettings,
         host: StreamHost[SubjectPolicy],
+        dns_host: StreamHost[DnsRules],
         registry: CollectorRegistry,
         replica: str = "",
         draw_bits: Callable[[int], int] = secrets.randbits,
@@ -74,6 +76,7 @@ class PolicyState:
         self.occupancy = Occupancy()
         self.addresses = AddressBook()
         self.host = host
+        self.dns_host = dns_host
         self.stored: dict[PolicyKey, StoredObject] = {}
         self.faults: Mapping[str, str] = {}
         self.revision = 0
@@ -141,6 +144,7 @@ class PolicyState:
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         if snapshot.restored:
             self.host.reset(epoch=fresh_epoch(self._draw_bits), store_revision=snapshot.revision)
+            self.dns_host.reset(epoch=fresh_epoch(self._draw_bits), store_revision=snapshot.revision)
             self.revision = 0
         names = {row.key for row in snapshot.rows}
         for key in [key for key in self.stored if store_key(key) not in names]:
@@ -193,6 +197,7 @@ class PolicyState:
         self._publish()
         if not self.ready:
             self._synced.set()
+            self.dns_host.set_ready(True)
             self.host.set_ready(True)
         self._gauges.show(self)
         moved, self._moved = self._moved, asyncio.Event()
@@ -201,6 +206,10 @@ class PolicyState:
     def _publish(self) -> None:
         drained = self.engine.drain(self.revision)
         self.faults = drained.faults
+        # First, because a node waits with redirects until its proxy has the rules.
+        rules = {key: one for key, one in drained.dns_rules.items() if one is not None}
+        without = drained.dns_rules.keys() - rules.keys()
+        self.dns_host.apply(rules, without, store_revision=self.revision)
         self.host.apply(drained.upserts, drained.removals, store_revision=self.revision)
         self._standing.published()
 

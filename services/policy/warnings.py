@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from axoneme.lib.policy.groups import GroupedContributions
 from axoneme.lib.policy.model import AuthMode, Direction, Enforcement, SubjectPolicy
+from services.policy.dnstraps import unlearned
 from services.policy.resolution.engine import PolicyEngine
 from services.policy.resolution.expansion import weight_of
 from services.policy.rules import NO_RESTRICTION, EntityName, ParsedPolicy, Rule, RuleEntry
@@ -21,6 +22,8 @@ MAP_ENTRIES: Final = 16_384
 Subjects: TypeAlias = list[tuple[SubjectPolicy, int]]
 """The different policies of a policy's subjects, with how many have each."""
 _FULL_SHARE: Final = 0.8
+_HAVE_A_PROXY: Final = frozenset({"dns"})
+"""Parsers of which every node has a proxy."""
 _BEHIND_SNAT: Final = frozenset({EntityName.REMOTE_NODE, EntityName.CLUSTER, EntityName.CLUSTER_MESH})
 
 
@@ -44,7 +47,8 @@ def traps_of(policy: ParsedPolicy, engine: PolicyEngine) -> list[str]:
     return [
         *of_policy(policy),
         *_of_subjects(policy, present, engine),
-        *(text for rule in policy.rules for text in _unresolved(policy, rule, engine)),
+        *(text for rule in policy.rules for text in _unresolved(rule, engine)),
+        *_unlearned(policy, present, engine),
         *_newly_locked(policy, present),
         *_of_size(policy, present, engine),
     ]
@@ -118,7 +122,7 @@ def _of_entry(entry: RuleEntry) -> Iterator[str]:
             f"{entry.path} allows {names}: traffic from outside that NodePort forwards with another node's "
             "source address may pass as remote-node"
         )
-    parsers = sorted({rule.l7.parser for rule in entry.ports if rule.l7 is not None})
+    parsers = sorted({rule.l7.parser for rule in entry.ports if rule.l7 is not None} - _HAVE_A_PROXY)
     if parsers:
         names = ", ".join(parsers)
         yield f"{entry.path} redirects to a proxy ({names}); a node without it refuses the policy"
@@ -126,11 +130,13 @@ def _of_entry(entry: RuleEntry) -> Iterator[str]:
         yield f"{entry.path} asks for authentication; a node that cannot do it refuses the policy"
 
 
-def _unresolved(policy: ParsedPolicy, rule: Rule, engine: PolicyEngine) -> Iterator[str]:
-    ports = (port for each in policy.rules for entry in each.entries for port in entry.ports)
-    learns = any(port.l7 is not None and port.l7.parser == "dns" for port in ports)
+def _unresolved(rule: Rule, engine: PolicyEngine) -> Iterator[str]:
     for entry in rule.entries:
         for text in engine.unresolved(entry.peers):
             yield f"{entry.path} refers to {text}, which selects nobody now"
-        if entry.peers.fqdns and not learns:
-            yield f"{entry.path} uses toFQDNs, but no rule here has rules.dns: names are learned by it only"
+
+
+def _unlearned(policy: ParsedPolicy, present: Subjects, engine: PolicyEngine) -> Iterator[str]:
+    if any(entry.peers.fqdns for rule in policy.rules for entry in rule.entries):
+        in_force = [engine.dns_rules_of(one) for one, _ in present]
+        yield from (text for rule in policy.rules for text in unlearned(policy, rule, in_force))

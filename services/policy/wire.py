@@ -6,15 +6,13 @@ together from the same bytes, whatever the subject's number and whichever node g
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from axoneme.api.policy.v1 import policy_pb2 as pb
-from axoneme.lib.errors import AxonemeError
 from axoneme.lib.intent import Change, Interest, Request, Update
 from axoneme.lib.intentstream import envelope
 from axoneme.lib.policy.model import SubjectPolicy
-from axoneme.lib.policycodec import decode_subject, subject_bytes, subject_field
+from axoneme.lib.policycodec import subject_bytes, subject_field, subject_keys
 from axoneme.lib.policycodec.wirefields import field_of, tag_of, varint
 from services.policy.bodies import Bodies
 
@@ -66,17 +64,6 @@ class PolicyPublisherCodec:
         if value is None:
             return _SUBJECT_BYTES
         return _SUBJECT_BYTES + len(self.bodies.get(value, previous))
-
-
-def subject_keys(subjects: Iterable[pb.Subject]) -> tuple[str, ...]:
-    """Keys of the subjects of an Interest; kinds that this version does not know have no policy here."""
-    keys = []
-    for subject in subjects:
-        try:
-            keys.append(decode_subject(subject))
-        except AxonemeError:
-            continue
-    return tuple(keys)
 
 
 def policy_message(stored: StoredObject) -> pb.Policy:

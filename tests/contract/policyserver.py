@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,8 +21,10 @@ from axoneme.lib.intentstream.host import StreamHost
 from axoneme.lib.kvstore import layout
 from axoneme.lib.kvstore.port import Store
 from axoneme.lib.labels import LabelSet
+from axoneme.lib.policy.dnsrules import DnsRules
 from axoneme.lib.policy.model import SubjectPolicy
 from axoneme.lib.policycodec import decode_change, decode_subject
+from axoneme.lib.policycodec.dnsstream import DnsRulesPublisher
 from axoneme.lib.requests import RequestLog
 from axoneme.lib.tasks import TaskScope
 from axoneme.lib.tls import TlsFiles
@@ -90,20 +93,28 @@ class RunningPolicy:
 
 @contextlib.asynccontextmanager
 async def running_policy(
-    store: Store, issue: Issue, *, settings: PolicySettings = SETTINGS, replica: str = "first"
+    store: Store, issue: Issue, *, settings: PolicySettings = SETTINGS, replica: str = "first", epoch: int = 7
 ) -> AsyncIterator[RunningPolicy]:
     """Serve until the block ends."""
     registry = CollectorRegistry()
     host: StreamHost[SubjectPolicy] = StreamHost(
         "SubscribeEndpointPolicies",
-        epoch=7,
+        epoch=epoch,
         codec=PolicyPublisherCodec(),
         interest=True,
         keep_sent=True,
         registry=registry,
         store_revision_now=store.revision,
     )
-    state = PolicyState(settings=settings, host=host, registry=registry, replica=replica)
+    dns_host: StreamHost[DnsRules] = StreamHost(
+        "SubscribeDnsRules",
+        epoch=epoch,
+        codec=DnsRulesPublisher(),
+        interest=True,
+        registry=registry,
+        store_revision_now=store.revision,
+    )
+    state = PolicyState(settings=settings, host=host, dns_host=dns_host, registry=registry, replica=replica)
     reporter = ProgressReporter(store, replica=replica, progress=state.own_progress)
     servicer = PolicyServicer(state=state, store=PolicyStore(store), kvstore=store, log=RequestLog())
 
@@ -116,7 +127,8 @@ async def running_policy(
         TaskScope("test policy") as scope,
         grpcserver.serving([listener], register, drain_seconds=0.1, registry=registry) as server,
     ):
-        server.on_drain(lambda: host.goodbye_all(Failure("UNAVAILABLE", "DRAINING", "test ends")))
+        for one in (host, dns_host):
+            server.on_drain(partial(one.goodbye_all, Failure("UNAVAILABLE", "DRAINING", "test ends")))
         scope.start("watch", state.run(store))
         assert await state.wait_revision(0, 5)
         yield RunningPolicy(state, store, server.port, issue, reporter)

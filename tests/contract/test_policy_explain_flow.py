@@ -151,6 +151,13 @@ async def test_explain_dns_names(running: RunningPolicy, address: str) -> None:
         assert not answer.HasField("ingress")
         lookup = await stub.ExplainFlow(asked(pod("backend"), pb.FlowParty(identity=FRONTEND), 53, 17))
         assert (lookup.egress.verdict, lookup.egress.parser) == (pb.VERDICT_REDIRECT, "dns")
+        assert lookup.egress.winners[0].rule == "spec.egress[1]"
+        assert lookup.egress.reason.endswith("; every name may be asked for")
+        few = [{"matchName": "B.example.com"}, {"matchPattern": "*.example.org"}]
+        learn["toPorts"] = ports(53, protocol="UDP", rules={"dns": few})
+        await stub.ApplyPolicy(pb.ApplyPolicyRequest(text=cnp("dns", egress=rules)))
+        lookup = await stub.ExplainFlow(asked(pod("backend"), pb.FlowParty(identity=FRONTEND), 53, 17))
+        assert lookup.egress.reason.endswith("; names that may be asked for: *.example.org, b.example.com")
 
 
 async def test_explain_nodes_and_their_hosts(policy_store: Any, tls_files: Callable[[str], TlsFiles]) -> None:

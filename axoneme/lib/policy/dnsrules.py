@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from axoneme.lib.policy.model import FqdnDefinition, Peer, SelectorDefinition
+from axoneme.lib.labels import LabelSet
+from axoneme.lib.policy.model import (
+    AnyPeer,
+    FqdnDefinition,
+    IdentityPeer,
+    Peer,
+    SelectorDefinition,
+    SelectorPeer,
+)
+from axoneme.lib.policy.selection import selects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +43,29 @@ class DnsRule:
         return self.protocol in (0, protocol) and port >> shift == self.port >> shift
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class DnsRules:
     """All rules of one subject; `digest` is that of `axoneme.lib.policycodec.dnsrules.digest_of(rules)`."""
 
     rules: frozenset[DnsRule] = frozenset()
     selectors: Mapping[str, SelectorDefinition] = field(default_factory=dict)
     digest: bytes = b""
+
+    def deciding(self, server: int, labels: LabelSet | None, protocol: int, port: int) -> tuple[DnsRule, ...]:
+        """The rules that decide on queries to a server: of those that match, the ones of the highest level.
+
+        `labels` are those of a node-local identity or of the world, None for a cluster-wide number. Looks at
+        every rule, so for questions and as a twin of what a proxy has indexed.
+        """
+        found = [
+            rule
+            for rule in self.rules
+            if rule.covers(protocol, port) and self._about(rule.peer, server, labels)
+        ]
+        level = max((rule.level for rule in found), default=0)
+        return tuple(rule for rule in found if rule.level == level)
+
+    def _about(self, peer: Peer, server: int, labels: LabelSet | None) -> bool:
+        if isinstance(peer, SelectorPeer):
+            return labels is not None and selects(self.selectors[peer.key], labels)
+        return isinstance(peer, AnyPeer) or (isinstance(peer, IdentityPeer) and peer.number == server)

@@ -6,6 +6,8 @@
     digests       what SubjectHeader.digest covers, added up once per group of contributions
     differences   what one policy has that another has not, group by group
     changes       all of it: SubjectChange, whole or as a difference
+    dnsrules      DnsRules                        <->  DnsRules of the API, with their digest
+    dnsstream     both ends of SubscribeDnsRules
 
 The policy service encodes changes from what a node was last sent to what it should have; the shim decodes
 them onto what it has and checks the digest. A kind, action or enforcement that this version does not know
@@ -20,7 +22,9 @@ from axoneme.lib.policycodec.keys import (
     decode_subject,
     encode_subject,
     host_node,
+    interest_message,
     subject_bytes,
+    subject_keys,
     subject_number,
 )
 
@@ -32,9 +36,11 @@ __all__ = [
     "encode_subject",
     "host_key",
     "host_node",
+    "interest_message",
     "subject_bytes",
     "subject_field",
     "subject_key",
+    "subject_keys",
     "subject_number",
     "wire_digest",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+from collections.abc import Iterable
 from typing import Final
 
 from axoneme.api.policy.v1 import policy_pb2 as pb
@@ -73,6 +74,16 @@ def decode_origin(raw: bytes) -> Origin:
     return Origin(
         origin.origin_id, origin.kind, origin.namespace, origin.name, origin.rule, tuple(origin.labels)
     )
+
+
+def decode_definitions(selectors: Iterable[pb.Selector]) -> dict[str, SelectorDefinition]:
+    """The definitions of selectors by key. Raises as `decode_definition`, and for a key that comes twice."""
+    found: dict[str, SelectorDefinition] = {}
+    for selector in selectors:
+        if selector.key in found:
+            raise InvalidArgument(f"selector {selector.key!r} is defined twice")
+        found[selector.key] = decode_definition(selector.SerializeToString(deterministic=True))
+    return found
 
 
 @functools.lru_cache(maxsize=_KEPT)

@@ -8,7 +8,7 @@ peers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Final
 
@@ -41,12 +41,12 @@ _NUMBER_TAG: Final = varint(pb.Peer.DESCRIPTOR.fields_by_name["identity"].number
 def entry_bytes(one: Contribution) -> bytes:
     """A contribution, serialised."""
     head, tail = _around_peer(one)
-    return head + _encode_peer(one.peer) + tail
+    return head + encode_peer(one.peer) + tail
 
 
 def group_bytes(group: Group, numbers: Iterable[int], *, fixed: bool) -> Iterator[bytes]:
     """The entries of a group's parts for some numbers, and for its fixed peers if asked."""
-    peers = chain(map(_encode_peer, group.fixed) if fixed else (), map(_encode_number, numbers))
+    peers = chain(map(encode_peer, group.fixed) if fixed else (), map(_encode_number, numbers))
     frames = [_part_frame(part) for part in group.parts]
     if len(frames) == 1:
         head, tail = frames[0]
@@ -81,16 +81,17 @@ def _encode_number(number: int) -> bytes:
     return _peer_field(_NUMBER_TAG + varint(number))
 
 
-def _encode_peer(peer: Peer) -> bytes:
+def encode_peer(peer: Peer, write: Callable[[bytes], bytes] = _peer_field) -> bytes:
+    """A peer as the field of a message, that of a PolicyEntry unless told otherwise."""
     if isinstance(peer, IdentityPeer):
-        return _encode_number(peer.number)
+        return write(_NUMBER_TAG + varint(peer.number))
     if isinstance(peer, AnyPeer):
         message = pb.Peer(any=pb.AnyPeer())
     elif isinstance(peer, SelectorPeer):
         message = pb.Peer(selector=peer.key)
     else:
         message = pb.Peer(none=pb.NoPeer())
-    return _peer_field(message.SerializeToString())
+    return write(message.SerializeToString())
 
 
 def _encode_ports(ports: PortBlock | NamedPort) -> pb.PortMatch:
@@ -109,7 +110,7 @@ def decode_entry(entry: pb.PolicyEntry) -> Contribution:
     try:
         return Contribution(
             direction=_decode_direction(entry.direction),
-            peer=_decode_peer(entry.peer),
+            peer=decode_peer(entry.peer),
             ports=_decode_ports(entry.ports),
             action=_decode_action(entry.action),
             redirect=_decode_redirect(entry),
@@ -151,7 +152,8 @@ def _decode_redirect(entry: pb.PolicyEntry) -> Redirect | None:
     return Redirect(entry.redirect.parser, entry.redirect.listener, entry.redirect.priority)
 
 
-def _decode_peer(peer: pb.Peer) -> Peer:
+def decode_peer(peer: pb.Peer) -> Peer:
+    """A peer. Raises Unsupported for a kind that this version does not know, ValueError for number 0."""
     kind = peer.WhichOneof("kind")
     if kind == "identity":
         return IdentityPeer(peer.identity)

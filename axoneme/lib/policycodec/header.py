@@ -16,7 +16,7 @@ from axoneme.lib.policy.model import (
     SubjectPolicy,
 )
 from axoneme.lib.policycodec.definitions import (
-    decode_definition,
+    decode_definitions,
     decode_origin,
     origin_bytes,
     selector_bytes,
@@ -24,6 +24,7 @@ from axoneme.lib.policycodec.definitions import (
 from axoneme.lib.policycodec.digests import wire_digest
 from axoneme.lib.policycodec.wirefields import field_of, repeated
 
+_DIGEST_BYTES: Final = 32
 _selector_field: Final = field_of(pb.SubjectHeader, "selectors")
 _origin_field: Final = field_of(pb.SubjectHeader, "origins")
 
@@ -40,6 +41,7 @@ def header_bytes(policy: SubjectPolicy) -> bytes:
         policy_revision=policy.policy_revision,
         audit_ingress=pb.Enforcement.ValueType(policy.audit_ingress or 0),
         audit_egress=pb.Enforcement.ValueType(policy.audit_egress or 0),
+        dns_rules_digest=policy.dns_rules_digest,
     )
     selectors = (selector_bytes(key, policy.selectors[key]) for key in sorted(policy.selectors))
     origins = (origin_bytes(policy.origins[number]) for number in sorted(policy.origins))
@@ -55,10 +57,11 @@ def decode_header(header: pb.SubjectHeader, contributions: AbstractSet[Contribut
         audit_ingress=_decode_audited(header.audit_ingress),
         audit_egress=_decode_audited(header.audit_egress),
         contributions=contributions,
-        selectors=_decode_selectors(header.selectors),
+        selectors=decode_definitions(header.selectors),
         origins={origin.origin_id: origin for origin in origins},
         ingress_default_deny=frozenset(header.ingress_default_deny_origin_ids),
         egress_default_deny=frozenset(header.egress_default_deny_origin_ids),
+        dns_rules_digest=_decode_dns_digest(header.dns_rules_digest),
         policy_revision=header.policy_revision,
     )
 
@@ -72,13 +75,10 @@ def check_references(
             raise InvalidArgument(f"an entry refers to selector {one.peer.key!r}, which the header lacks")
 
 
-def _decode_selectors(selectors: Iterable[pb.Selector]) -> dict[str, SelectorDefinition]:
-    found: dict[str, SelectorDefinition] = {}
-    for selector in selectors:
-        if selector.key in found:
-            raise InvalidArgument(f"selector {selector.key!r} is defined twice")
-        found[selector.key] = decode_definition(selector.SerializeToString(deterministic=True))
-    return found
+def _decode_dns_digest(digest: bytes) -> bytes:
+    if len(digest) not in (0, _DIGEST_BYTES):
+        raise InvalidArgument(f"the digest of DNS rules has {len(digest)} bytes, not {_DIGEST_BYTES}")
+    return digest
 
 
 def _decode_enforcement(number: int) -> Enforcement:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 from axoneme.api.policy.v1 import policy_pb2 as pb
-from axoneme.lib.errors import InvalidArgument, Unsupported
+from axoneme.lib.errors import AxonemeError, InvalidArgument, Unsupported
 from axoneme.lib.policy.subjects import HOST_PREFIX, IDENTITY_PREFIX, host_key, subject_key
 
 
@@ -51,3 +52,19 @@ def decode_subject(subject: pb.Subject) -> str:
     if not subject.host_of_node:
         raise InvalidArgument.of_field("subject.host_of_node", "is empty; name the node")
     return host_key(subject.host_of_node)
+
+
+def subject_keys(subjects: Iterable[pb.Subject]) -> tuple[str, ...]:
+    """Keys of the subjects of an Interest; kinds that this version does not know have no policy here."""
+    keys = []
+    for subject in subjects:
+        try:
+            keys.append(decode_subject(subject))
+        except AxonemeError:
+            continue
+    return tuple(keys)
+
+
+def interest_message(added: Iterable[str], removed: Iterable[str]) -> pb.Interest:
+    """An Interest in the subjects of some keys. Raises InvalidArgument for what is no key."""
+    return pb.Interest(added=map(encode_subject, added), removed=map(encode_subject, removed))

@@ -82,7 +82,7 @@ def _explain_side(question: Question, direction: Direction, side: Deciding) -> D
             return None
         reason = f"the policy of this side cannot be computed: {side.fault}"
         return DirectionExplanation(direction=direction, verdict=Verdict.ERROR, reason=reason)
-    return explain(side.policy, direction, question, fault=side.fault)
+    return explain(side.policy, direction, question, fault=side.fault, dns_rules=side.dns_rules)
 
 
 def list_selectors(state: PolicyState, request: pb.ListSelectorsRequest) -> pb.ListSelectorsResponse:

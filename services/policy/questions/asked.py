@@ -13,6 +13,7 @@ from axoneme.api.policy.v1 import policy_pb2 as pb
 from axoneme.lib import identities
 from axoneme.lib.errors import InvalidArgument
 from axoneme.lib.labels import CLUSTER_KEY, K8S, LabelSet
+from axoneme.lib.policy.dnsrules import DnsRules
 from axoneme.lib.policy.model import SubjectPolicy
 from axoneme.lib.policy.subjects import host_key, subject_key
 from services.policy.questions.analysiswire import party_spec
@@ -28,10 +29,13 @@ MAX_PROTOCOL: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class Deciding:
-    """The policy of one side, if it has one, and why it cannot be computed, if so (the last one stays)."""
+    """The policy of one side with its DNS rules, if it has any, and why it cannot be computed, if so (the
+    last one stays).
+    """
 
     policy: SubjectPolicy | None = None
     fault: str = ""
+    dns_rules: DnsRules | None = None
 
 
 def parties_of(state: PolicyState) -> Parties:
@@ -71,10 +75,15 @@ def deciding(engine: PolicyEngine, party: Party) -> Deciding:
     if party.node:
         if not settings.host_firewall:
             return Deciding()
-        return Deciding(engine.host(party.node), engine.fault_of(host_key(party.node)) or "")
+        return _deciding(engine, engine.host(party.node), host_key(party.node))
     if party.outside or not enforced_here(party.identity, party.labels, settings):
         return Deciding()
-    return Deciding(engine.subject(party.identity), engine.fault_of(subject_key(party.identity)) or "")
+    return _deciding(engine, engine.subject(party.identity), subject_key(party.identity))
+
+
+def _deciding(engine: PolicyEngine, policy: SubjectPolicy | None, key: str) -> Deciding:
+    rules = None if policy is None else engine.dns_rules_of(policy)
+    return Deciding(policy, engine.fault_of(key) or "", rules)
 
 
 def enforced_here(number: int, labels: LabelSet, settings: PolicySettings) -> bool:

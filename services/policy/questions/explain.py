@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from axoneme.lib import identities
 from axoneme.lib.labels import LabelSet
+from axoneme.lib.policy.dnsrules import DnsRules
 from axoneme.lib.policy.finish import finish
 from axoneme.lib.policy.groups import GroupedContributions
 from axoneme.lib.policy.judge import Judgement, judge
@@ -35,6 +37,8 @@ from axoneme.lib.policy.outside import OutsideNames
 from axoneme.lib.policy.precedence import Tier, tier_of
 from services.policy.questions.parties import Party
 from services.policy.questions.remedy import remedy_for
+
+_SHOWN_NAMES: Final = 20
 
 
 class Verdict(StrEnum):
@@ -122,10 +126,15 @@ def verdict_of(judgement: Judgement) -> Verdict:
 
 
 def explain(
-    policy: SubjectPolicy, direction: Direction, question: Question, *, fault: str = ""
+    policy: SubjectPolicy,
+    direction: Direction,
+    question: Question,
+    *,
+    fault: str = "",
+    dns_rules: DnsRules | None = None,
 ) -> DirectionExplanation:
     """Everything to be said about one side's policy and a flow. `fault` is why the policy is not what the
-    rules say but the last one that could be computed.
+    rules say but the last one that could be computed; `dns_rules` are those behind its redirects.
     """
     judgement = judged(policy, direction, question)
     verdict = verdict_of(judgement)
@@ -154,6 +163,7 @@ def explain(
         losers=losers,
         default_deny=default_deny,
         reason=_reason(verdict, direction, winners, default_deny)
+        + (_names(policy, direction, question, dns_rules) if _to_dns(judgement) and dns_rules else "")
         + (f"; this is the last policy that could be computed: {fault}" if fault else ""),
         fix=_fix(direction, question, judgement) if denied else "",
     )
@@ -229,6 +239,21 @@ def _reason(
         locked = ", ".join(map(str, default_deny[:5]))
         return f"no rule allows it, and default deny is on for {name} because of {locked}{tried}"
     return f"no rule allows it, and {name} is locked by the enforcement mode{tried}"
+
+
+def _to_dns(judgement: Judgement) -> bool:
+    return judgement.redirect is not None and judgement.redirect.parser == "dns"
+
+
+def _names(policy: SubjectPolicy, direction: Direction, question: Question, rules: DnsRules) -> str:
+    """Which names may be asked for."""
+    number, local = _peer(policy, direction, question)
+    found = rules.deciding(number, local.get(number), question.protocol, question.port)
+    if any(rule.every_name for rule in found):
+        return "; every name may be asked for"
+    texts = sorted({name.text for rule in found for name in rule.names})
+    more = f" and {len(texts) - _SHOWN_NAMES} more" if len(texts) > _SHOWN_NAMES else ""
+    return f"; names that may be asked for: {', '.join(texts[:_SHOWN_NAMES]) or 'none'}{more}"
 
 
 def _fix(direction: Direction, question: Question, judgement: Judgement) -> str:

@@ -23,7 +23,7 @@ from services.policy.reading.fields import Fields
 from services.policy.reading.icmpfields import read_icmps
 from services.policy.reading.metadata import AUDIT, ObjectMeta, read_metadata, stored_form
 from services.policy.reading.peers import peer_keys, read_peers, read_requires
-from services.policy.reading.ports import read_ports
+from services.policy.reading.ports import MAX_PORTS, read_ports
 from services.policy.reading.selectorfields import read_node_selector, read_selector
 from services.policy.rules import NO_RESTRICTION, ParsedPolicy, PolicyKey, PortRule, Rule, RuleEntry
 from services.policy.scope import scope_subject
@@ -108,6 +108,7 @@ def _rule(node: Node, meta: ObjectMeta, fields: Fields) -> Rule:
     )
     sections = {key: fields.items(present[key]) for key in _SECTIONS if key in present}
     entries = [_entry(item, key, reading) for key, items in sections.items() for item in items]
+    _check_proxied_ports(node, entries, fields)
     if node.mapping is not None and not any(present[key].items != [] for key in sections):
         fix = "to deny by default write `ingress: [{}]` or `egress: [{}]`"
         fields.fault(node, f"{node.path} has no rules", fix)
@@ -118,6 +119,22 @@ def _rule(node: Node, meta: ObjectMeta, fields: Fields) -> Rule:
         of_nodes=reading.of_nodes,
         locks=_locks(present, sections, fields),
     )
+
+
+def _check_proxied_ports(node: Node, entries: Iterable[RuleEntry], fields: Fields) -> None:
+    """An endpoint has so many ports with rules for a proxy at most, over all of its entries."""
+    proxied = {
+        getattr(ports, "name", None) or getattr(ports, "port", 0)
+        for entry in entries
+        for rule in entry.ports
+        if rule.l7 is not None
+        for ports in rule.ports
+    }
+    if len(proxied) > MAX_PORTS:
+        reason = (
+            f"{node.path} has {len(proxied)} ports with rules for a proxy, at most {MAX_PORTS} are possible"
+        )
+        fields.fault(node, reason, "give the others no rules in their toPorts")
 
 
 def _subject(node: Node, present: dict[str, Node], namespace: str, fields: Fields) -> LabelSelector:

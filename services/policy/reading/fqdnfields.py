@@ -15,17 +15,29 @@ from services.policy.reading.fields import Fields
 from services.policy.rules import FqdnPeer
 
 MAX_LENGTH: Final = 255
+_KEYS: Final = ("matchName", "matchPattern")
 _NAME: Final = re.compile(r"[-A-Za-z0-9_]+(\.[-A-Za-z0-9_]+)*\.?")
 _PATTERN: Final = re.compile(r"[-A-Za-z0-9_*]+(\.[-A-Za-z0-9_*]+)*\.?")
 
 
 def read_fqdn(node: Node, fields: Fields) -> FqdnPeer | None:
-    """An element with exactly one of matchName and matchPattern."""
-    present = fields.mapping(node, ("matchName", "matchPattern"))
-    kind = fields.only_one(node, present, ("matchName", "matchPattern"))
-    if kind is None:
-        return None
-    text = read_name(present[kind], fields) if kind == "matchName" else read_pattern(present[kind], fields)
+    """An element of toFQDNs with exactly one of matchName and matchPattern."""
+    present = fields.mapping(node, _KEYS)
+    kind = fields.only_one(node, present, _KEYS)
+    return None if kind is None else _read(kind, present[kind], fields)
+
+
+def read_dns_rule(node: Node, fields: Fields) -> tuple[FqdnPeer, ...]:
+    """An element of DNS rules with matchName, matchPattern or both, which are alternatives then."""
+    present = fields.mapping(node, _KEYS)
+    if not present:
+        fields.only_one(node, present, _KEYS)
+    read = (_read(kind, child, fields) for kind, child in present.items())
+    return tuple(one for one in read if one is not None)
+
+
+def _read(kind: str, node: Node, fields: Fields) -> FqdnPeer | None:
+    text = read_name(node, fields) if kind == "matchName" else read_pattern(node, fields)
     return None if text is None else FqdnPeer(text=text, pattern="*" in text)
 
 

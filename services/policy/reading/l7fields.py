@@ -14,7 +14,7 @@ from typing import Final
 from axoneme.lib.policy.model import Direction
 from services.policy.reading.context import Reading
 from services.policy.reading.document import Node
-from services.policy.reading.fqdnfields import read_fqdn
+from services.policy.reading.fqdnfields import read_dns_rule
 from services.policy.reading.genericfields import read_kafka, read_pairs, read_parser
 from services.policy.reading.httpfields import read_http
 from services.policy.reading.listenerfields import read_listener
@@ -65,7 +65,7 @@ def _kind(key: str, present: dict[str, Node], reading: Reading) -> L7 | None:
     if key == "kafka":
         pairs = tuple(sorted({read_kafka(item, reading.fields) for item in items}))
         return L7(parser="kafka", generic=pairs, allow_all=() in pairs) if items else None
-    names = {name for item in items if (name := read_fqdn(item, reading.fields))}
+    names = {name for item in items for name in read_dns_rule(item, reading.fields)}
     return L7(parser="dns", dns=tuple(sorted(names))) if items else None
 
 

@@ -16,6 +16,7 @@ from axoneme.lib.policy.model import (
     AnyPeer,
     AuthMode,
     Direction,
+    FqdnDefinition,
     NamedPort,
     Origin,
     Part,
@@ -58,7 +59,9 @@ class BoundEntry:
 
     Peers are `anyone`, or the union of the identities that `endpoints` and `selectors` select, of `numbers`,
     and of `references`. `plain` parts hold for each peer; `named` parts of egress hold for each identity
-    under the number that the name means there. `other_texts` and `claims` are for conflicts only.
+    under the number that the name means there. `lookups` are the names that DNS queries may ask for on
+    redirected parts of egress, None for every name; a redirect that is not in it lets none through.
+    `other_texts` and `claims` are for conflicts only.
     """
 
     origin: Origin
@@ -73,6 +76,7 @@ class BoundEntry:
     selectors: tuple[LabelSelector, ...] = ()
     numbers: frozenset[int] = frozenset()
     references: tuple[tuple[str, SelectorDefinition], ...] = ()
+    lookups: tuple[tuple[Part, frozenset[FqdnDefinition] | None], ...] = ()
     other_texts: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
 
@@ -124,7 +128,8 @@ def bind(policy: ParsedPolicy, context: BindContext) -> tuple[BoundRule, ...]:
 def _bind_entry(policy: ParsedPolicy, entry: RuleEntry, context: BindContext) -> BoundEntry:
     origin = policy.origin(entry)
     side = peer_side(entry.peers, context)
-    parts = tuple(dict.fromkeys(_parts(policy, entry, origin)))
+    written = list(_parts(policy, entry, origin))
+    parts = tuple(dict.fromkeys(part for part, _ in written))
     by_number = entry.direction is Direction.EGRESS
     named = tuple(part for part in parts if by_number and isinstance(part.ports, NamedPort))
     return BoundEntry(
@@ -140,6 +145,7 @@ def _bind_entry(policy: ParsedPolicy, entry: RuleEntry, context: BindContext) ->
         selectors=tuple(side.selectors),
         numbers=frozenset(side.numbers),
         references=_references(side),
+        lookups=_lookups(written) if by_number else (),
         other_texts=tuple(side.texts),
         claims=tuple(dict.fromkeys(_claims(entry))),
     )
@@ -149,7 +155,7 @@ def _references(side: PeerSide) -> tuple[tuple[str, SelectorDefinition], ...]:
     return tuple((dict(label_references(side.endpoints)) | side.references).items())
 
 
-def _parts(policy: ParsedPolicy, entry: RuleEntry, origin: Origin) -> Iterable[Part]:
+def _parts(policy: ParsedPolicy, entry: RuleEntry, origin: Origin) -> Iterable[tuple[Part, L7 | None]]:
     for rule in entry.ports:
         redirect = _redirect(entry, rule.l7)
         action = Action.REDIRECT if redirect else entry.action
@@ -160,7 +166,7 @@ def _parts(policy: ParsedPolicy, entry: RuleEntry, origin: Origin) -> Iterable[P
             redirect_priority=redirect.priority if redirect else 126,
         )
         for ports in rule.ports:
-            yield Part(
+            part = Part(
                 direction=entry.direction,
                 ports=ports,
                 action=action,
@@ -170,6 +176,29 @@ def _parts(policy: ParsedPolicy, entry: RuleEntry, origin: Origin) -> Iterable[P
                 audit=policy.audit,
                 auth=entry.auth if entry.action is Action.ALLOW else None,
             )
+            yield part, rule.l7
+
+
+def _lookups(
+    written: Iterable[tuple[Part, L7 | None]],
+) -> tuple[tuple[Part, frozenset[FqdnDefinition] | None], ...]:
+    """The names by part. A proxy without rules of its own lets every request through, DNS queries too."""
+    found: dict[Part, frozenset[FqdnDefinition] | None] = {}
+    for part, l7 in written:
+        if l7 is None or part.redirect is None or not (l7.dns or l7.allow_all):
+            continue
+        present = found.get(part, frozenset())
+        if present is not None:
+            found[part] = None if _every_name(l7) else present | _names_of(l7)
+    return tuple(found.items())
+
+
+def _every_name(l7: L7) -> bool:
+    return l7.allow_all or any(one.pattern and one.text == "*" for one in l7.dns)
+
+
+def _names_of(l7: L7) -> frozenset[FqdnDefinition]:
+    return frozenset(FqdnDefinition(one.text, one.pattern) for one in l7.dns)
 
 
 def _redirect(entry: RuleEntry, l7: L7 | None) -> Redirect | None:

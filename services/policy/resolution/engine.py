@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from axoneme.lib import identities
 from axoneme.lib.labels import LabelSet
+from axoneme.lib.policy.dnsrules import DnsRules
 from axoneme.lib.policy.model import SubjectPolicy
 from axoneme.lib.policy.subjects import host_key, subject_key
 from services.policy.inputs import CidrGroup, CloudGroup, Node, PolicySettings, Service
@@ -56,12 +57,14 @@ WORLD_NUMBERS = frozenset({identities.WORLD, identities.WORLD_IPV4, identities.W
 @dataclass(frozen=True, slots=True)
 class Drained:
     """What changed since the last drain, by subject key. `faults` are all subjects whose policy cannot be
-    computed at present, with the reason; they keep the last one.
+    computed at present, with the reason; they keep the last one. `dns_rules` are the DNS rules of subjects
+    whose policy has others than before, None where it has none any more.
     """
 
     upserts: Mapping[str, SubjectPolicy]
     removals: frozenset[str]
     faults: Mapping[str, str]
+    dns_rules: Mapping[str, DnsRules | None] = field(default_factory=dict)
 
 
 def text_of(subject: Subject) -> str:
@@ -140,6 +143,10 @@ class PolicyEngine:
     def host(self, node: str) -> SubjectPolicy | None:
         """The policy of a node's host as of the last drain; None without a host firewall."""
         return self._resolved.get(node)
+
+    def dns_rules_of(self, policy: SubjectPolicy) -> DnsRules | None:
+        """The DNS rules behind the redirects of a subject's policy; None without any."""
+        return self._policies.dns_rules(policy.dns_rules_digest) if policy.dns_rules_digest else None
 
     def fault_of(self, key: str) -> str | None:
         """Why the policy of a subject (its key) cannot be computed; None when it can."""
@@ -367,24 +374,33 @@ class PolicyEngine:
     def _settle(self, changed_sets: Mapping[int, SubjectPolicy | None]) -> Drained:
         """Hand the policies of sets to their subjects."""
         upserts: dict[str, SubjectPolicy] = {}
+        dns_rules: dict[str, DnsRules | None] = {}
         removals: set[str] = set()
         for number, before in changed_sets.items():
             for subject in self._sets.subjects(number):
-                self._assign(subject, number, before, upserts)
+                self._assign(subject, number, before, upserts, dns_rules)
         for subject in self._dirty:
             present = self._sets.set_of.get(subject)
             if present is not None:
-                self._assign(subject, present, None, upserts)
+                self._assign(subject, present, None, upserts, dns_rules)
                 continue
             key = text_of(subject)
             self._faults.pop(key, None)
-            if self._resolved.pop(subject, None) is not None:
+            last = self._resolved.pop(subject, None)
+            if last is not None:
                 removals.add(key)
+                if last.dns_rules_digest:
+                    dns_rules[key] = None
         self._dirty.clear()
-        return Drained(upserts, frozenset(removals), dict(self._faults))
+        return Drained(upserts, frozenset(removals), dict(self._faults), dns_rules)
 
     def _assign(
-        self, subject: Subject, number: int, before: SubjectPolicy | None, upserts: dict[str, SubjectPolicy]
+        self,
+        subject: Subject,
+        number: int,
+        before: SubjectPolicy | None,
+        upserts: dict[str, SubjectPolicy],
+        dns_rules: dict[str, DnsRules | None],
     ) -> None:
         """Give a subject the policy of its set; `before` is one that is known to differ from it."""
         policy, present = self._policies.policy(number), self._resolved.get(subject)
@@ -398,3 +414,5 @@ class PolicyEngine:
         self._resolved[subject] = policy
         if present is None or present is before or not same_policy(present, policy):
             upserts[text_of(subject)] = policy
+            if policy.dns_rules_digest != (b"" if present is None else present.dns_rules_digest):
+                dns_rules[text_of(subject)] = self.dns_rules_of(policy)

@@ -18,6 +18,7 @@ from axoneme.lib.policy.model import (
     NamedPort,
     Part,
     Peer,
+    PortBlock,
     SelectorDefinition,
     one_port,
 )
@@ -46,10 +47,8 @@ def groups_of(entry: BoundEntry, numbers: frozenset[int], names: NamedPorts) -> 
 def _by_part(entry: BoundEntry, numbers: frozenset[int], names: NamedPorts) -> Mapping[Part, set[int]]:
     found: defaultdict[Part, set[int]] = defaultdict(set)
     for part in entry.named:
-        if isinstance(part.ports, NamedPort):
-            protocol = part.ports.protocol
-            for number, port in _holders(entry, numbers, names.numbers((protocol, part.ports.name))):
-                found[replace(part, ports=one_port(protocol, port))].add(number)
+        for block, holders in holders_by_port(entry, part, numbers, names).items():
+            found[replace(part, ports=block)] |= holders
     # A name that means a port which the entry also names by number adds nothing for the same peers.
     return {part: holders for part, holders in found.items() if entry.anyone or part not in entry.plain}
 
@@ -62,6 +61,18 @@ def _holders(
     if len(ports) < len(numbers):
         return ((number, port) for number, port in ports.items() if number in numbers)
     return ((number, ports[number]) for number in numbers if number in ports)
+
+
+def holders_by_port(
+    entry: BoundEntry, part: Part, numbers: frozenset[int], names: NamedPorts
+) -> dict[PortBlock, set[int]]:
+    """Whom a named part of egress is about, by what its name means there."""
+    found: dict[PortBlock, set[int]] = {}
+    if isinstance(part.ports, NamedPort):
+        protocol = part.ports.protocol
+        for number, port in _holders(entry, numbers, names.numbers((protocol, part.ports.name))):
+            found.setdefault(one_port(protocol, port), set()).add(number)
+    return found
 
 
 def weight_of(definition: SelectorDefinition | None) -> int:

@@ -22,8 +22,10 @@ from axoneme.lib.policy.model import (
 from axoneme.lib.policy.subjects import host_key, subject_key
 from services.policy.inputs import CidrGroup, CloudGroup, Node, PolicySettings, Service
 from services.policy.resolution.bind import BindContext, BoundEntry, BoundRule, bind
+from services.policy.resolution.dnscompile import reaches_of, rules_of
 from services.policy.resolution.locking import SubjectKind, kind_of
-from services.policy.resolution.resolve import frame_of, policy_of
+from services.policy.resolution.namedports import NamedPorts
+from services.policy.resolution.resolve import Frame, frame_of, policy_of
 from services.policy.rules import ParsedPolicy
 
 _WORLD = frozenset({identities.WORLD, identities.WORLD_IPV4, identities.WORLD_IPV6})
@@ -102,15 +104,25 @@ def _resolve(
     contributions = {one for entry in frame.entries for one in _contributions(entry, labels, inputs)}
     if frame.localhost is not None:
         contributions.update(frame.localhost.contributions())
-    return replace(policy_of(frame, (), 0), contributions=frozenset(contributions)), frame.fault
+    digest = b"" if frame.fault else _dns_rules_digest(frame, labels, inputs)
+    return replace(policy_of(frame, (), 0, digest), contributions=frozenset(contributions)), frame.fault
+
+
+def _dns_rules_digest(frame: Frame, labels: Mapping[int, LabelSet], inputs: PlainInputs) -> bytes:
+    names = NamedPorts()
+    for (number, address), ports in inputs.named_ports.items():
+        names.put(number, address, ports)
+    reaches = (
+        reach for entry in frame.entries for reach in reaches_of(entry, _numbers(entry, labels), names)
+    )
+    rules = rules_of(reaches, frame.header["selectors"], locked=frame.locks_egress)
+    return b"" if rules is None else rules.digest
 
 
 def _contributions(
     entry: BoundEntry, labels: Mapping[int, LabelSet], inputs: PlainInputs
 ) -> Iterator[Contribution]:
-    numbers = set(entry.numbers)
-    for selector in (*entry.endpoints, *entry.selectors):
-        numbers.update(number for number, own in labels.items() if selector.matches(own))
+    numbers = _numbers(entry, labels)
     peers: set[Peer] = {*entry.fixed, *map(IdentityPeer, numbers)}
     yield from (Contribution.of(part, peer) for part in entry.plain for peer in peers)
     everybody = AnyPeer() in peers
@@ -121,6 +133,12 @@ def _contributions(
             if port is not None:
                 resolved = replace(part, ports=one_port(part.ports.protocol, port))
                 yield Contribution.of(resolved, IdentityPeer(number))
+
+
+def _numbers(entry: BoundEntry, labels: Mapping[int, LabelSet]) -> frozenset[int]:
+    selectors = (*entry.endpoints, *entry.selectors)
+    selected = (number for number, own in labels.items() if any(one.matches(own) for one in selectors))
+    return entry.numbers.union(selected)
 
 
 def _agreed(number: int, name: tuple[int, str], inputs: PlainInputs) -> int | None:

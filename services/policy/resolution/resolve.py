@@ -33,6 +33,7 @@ from services.policy.inputs import PolicySettings
 from services.policy.resolution.bind import BoundEntry, BoundRule
 from services.policy.resolution.bindpeers import localised
 from services.policy.resolution.conflicts import conflicts_among
+from services.policy.resolution.dnscompile import entries_about_dns
 from services.policy.resolution.expansion import same_groups
 from services.policy.resolution.locking import Locking, SubjectKind, locking_of, unenforced
 
@@ -68,14 +69,21 @@ class Frame:
     """A subject's policy as far as it does not depend on identities.
 
     `entries` are those that count, narrowed by what their subjects require; `overlapping` when two of them
-    share an origin and a part. A frame with a `fault` stands for a policy that cannot be computed.
+    share an origin and a part. `about_dns` are those of them that say which names may be asked for. A frame
+    with a `fault` stands for a policy that cannot be computed.
     """
 
     header: Header
     entries: tuple[BoundEntry, ...] = ()
     localhost: Group | None = None
     overlapping: bool = False
+    about_dns: tuple[BoundEntry, ...] = ()
     fault: str = ""
+
+    @property
+    def locks_egress(self) -> bool:
+        """Whether what no rule of egress allows is dropped."""
+        return self.header["egress"] is Enforcement.DEFAULT_DENY
 
 
 def frame_of(kind: SubjectKind, rules: Sequence[BoundRule], settings: PolicySettings) -> Frame:
@@ -91,6 +99,7 @@ def frame_of(kind: SubjectKind, rules: Sequence[BoundRule], settings: PolicySett
         entries=entries,
         localhost=localhost,
         overlapping=_overlap(entries),
+        about_dns=entries_about_dns(entries),
         fault="; ".join(map(str, conflicts)),
     )
 
@@ -151,13 +160,18 @@ def _overlap(entries: Sequence[BoundEntry]) -> bool:
     return any(count > 1 for count in parts.values()) or any(entry.named for entry in repeated)
 
 
-def policy_of(frame: Frame, groups: Iterable[Group], revision: int) -> SubjectPolicy:
+def policy_of(
+    frame: Frame, groups: Iterable[Group], revision: int, dns_rules_digest: bytes = b""
+) -> SubjectPolicy:
     """The policy of a frame whose entries contribute these groups."""
     everything = disjoint(groups) if frame.overlapping else tuple(groups)
     if frame.localhost is not None:
         everything = (*everything, frame.localhost)
     return SubjectPolicy(
-        contributions=GroupedContributions(everything), policy_revision=revision, **frame.header
+        contributions=GroupedContributions(everything),
+        dns_rules_digest=dns_rules_digest,
+        policy_revision=revision,
+        **frame.header,
     )
 
 
@@ -213,4 +227,5 @@ def _content(one: SubjectPolicy) -> tuple[object, ...]:
         one.egress_default_deny,
         one.origins,
         one.selectors,
+        one.dns_rules_digest,
     )

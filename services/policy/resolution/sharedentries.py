@@ -9,11 +9,12 @@ of held entries are kept in the cache. Single-threaded; nothing is expanded into
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias, TypeVar
 
 from axoneme.lib.policy.groups import Group
 from services.policy.resolution.bind import BoundEntry
+from services.policy.resolution.dnscompile import Reach, reaches_of
 from services.policy.resolution.expansion import groups_of, names_of, same_groups
 from services.policy.resolution.namedports import NamedPorts, PortName
 from services.policy.resolution.selectorcache import SelectorCache
@@ -78,6 +79,10 @@ class SharedEntries:
         """The groups of a held entry as of the last refresh."""
         return self._groups[number]
 
+    def reaches(self, number: int) -> Iterator[Reach]:
+        """What a held entry allows, as of the last refresh."""
+        return reaches_of(self._entries[number], self._numbers[self._peers_of[number]], self._port_names)
+
     def selectors(self, number: int) -> frozenset[int]:
         """The selectors of a held entry."""
         return self._peers_of[number][0]
@@ -130,7 +135,9 @@ class SharedEntries:
     def _renew(self, number: int) -> bool:
         entry = self._entries[number]
         groups = groups_of(entry, self._numbers[self._peers_of[number]], self._port_names)
-        if same_groups(self._groups[number], groups):
+        # Names for DNS queries may differ where a port name means a port that the entry names by number too.
+        alike = same_groups(self._groups[number], groups)
+        if alike and not (entry.named and entry.lookups):
             return False
         self._groups[number] = groups
         return True

@@ -153,7 +153,7 @@ def test_no_prefix() -> None:
 
 SELECTORS = (FqdnDefinition("*.x.com", pattern=True), FqdnDefinition("a.x.com"))
 N = identities.LOCAL_SCOPE + 7
-ROWS = (
+ROWS: tuple[tuple[int, str, list[str]], ...] = (
     (N, "0.0.0.0/0", ["*.x.com"]),
     (N + 1, "0.0.0.0/0", ["*.x.com", "a.x.com"]),
     (N + 2, "::/0", ["*.x.com"]),

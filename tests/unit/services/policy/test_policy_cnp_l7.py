@@ -109,6 +109,29 @@ def test_dns() -> None:
         assert l7_of({"ports": ports, "rules": rules}) == expected
 
 
+def test_dns_rules_may_have_a_name_and_a_pattern() -> None:
+    """Alternatives, other than in toFQDNs; the canonical forms are the same."""
+    rules = {"dns": [{"matchName": "A.b.", "matchPattern": "***.C.d"}, {"matchPattern": "x**.y"}]}
+    expected = (
+        FqdnPeer(text="**.c.d", pattern=True),
+        FqdnPeer(text="a.b"),
+        FqdnPeer(text="x*.y", pattern=True),
+    )
+    assert l7_of({"ports": DNS, "rules": rules}) == L7(parser="dns", dns=expected)
+
+
+def test_so_many_ports_have_rules_at_most() -> None:
+    """Over all entries of an endpoint: forty, whatever their protocols; ports without rules do not count."""
+
+    def entry(port: int | str) -> dict[str, Any]:
+        return {"toPorts": [{"ports": [{"port": str(port)}], "rules": NAMES}]}
+
+    plain = {"toPorts": [{"ports": [{"port": "1", "endPort": 9000}]}]}
+    forty = [plain, *(entry(port) for port in range(1, 41))]
+    assert len(rule_of({"egress": [*forty, entry(40)]}).entries) == 42
+    refuses({"egress": [*forty, entry("dns")]}, "spec", "41 ports with rules for a proxy, at most 40")
+
+
 def test_kafka() -> None:
     """As pairs; role and apiKey in lower case, empty texts say nothing."""
     rules = {"kafka": [{"role": "Produce", "topic": "a.b"}, {"apiKey": "FETCH", "clientID": ""}]}
@@ -216,6 +239,13 @@ NAMES = {"dns": [{"matchPattern": "*"}]}
         ({"rules": {"kafka": [{"topic": "a" * 256}]}}, ".rules.kafka[0].topic", "not a topic"),
         # DNS.
         ({"ports": DNS, "rules": {"dns": [{}]}}, ".rules.dns[0]", "says nothing"),
+        ({"ports": DNS, "rules": {"dns": [{"matchName": ""}]}}, ".rules.dns[0].matchName", "not a DNS name"),
+        (
+            {"ports": DNS, "rules": {"dns": [{"matchName": "a", "matchPattern": ""}]}},
+            ".rules.dns[0].matchPattern",
+            "not a pattern",
+        ),
+        ({"ports": DNS, "rules": {"dns": [{"matchRegex": "a"}]}}, ".rules.dns[0].matchRegex", "unknown key"),
         ({"ports": DNS, "rules": NAMES, "terminatingTLS": SECRET}, ".terminatingTLS", "DNS rules"),
         ({"ports": DNS, "rules": NAMES, "serverNames": ["a"]}, ".serverNames", "DNS rules"),
         # Listeners.

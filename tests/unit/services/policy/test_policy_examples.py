@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from services.policy.cases.testfile import read_cases
 from services.policy.reading.faults import InvalidPolicy
 from services.policy.reading.objects import parse_object, parse_objects
 
 REPOSITORY = Path(__file__).parents[4]
-OURS = sorted((REPOSITORY / "examples" / "policies").glob("*.yaml"))
+EXAMPLES = REPOSITORY / "examples"
+OURS = sorted((EXAMPLES / "policies").glob("*.yaml"))
 # One for each example of cilium/cilium under examples/policies, in our own words; the second line of each
 # says what becomes of it.
 KNOWN = sorted((REPOSITORY / "tests" / "data" / "examples").glob("*.yaml"))
@@ -24,6 +26,14 @@ def test_our_examples_are_accepted(path: Path) -> None:
     (one,) = parse_objects(text)
     assert one.key.name == path.stem
     assert parse_object(one.document) == one
+
+
+def test_the_tested_dns_policy_is_the_example() -> None:
+    """What examples/policytests/dns.yaml shows holds for examples/policies/dns.yaml as it stands."""
+    (case,) = read_cases((EXAMPLES / "policytests" / "dns.yaml").read_text())
+    (node,) = case.policies
+    (example,) = parse_objects((EXAMPLES / "policies" / "dns.yaml").read_text())
+    assert parse_object(node.plain()) == example
 
 
 @pytest.mark.parametrize("path", KNOWN, ids=lambda path: path.stem)

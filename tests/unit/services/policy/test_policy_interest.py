@@ -11,10 +11,10 @@ import grpc
 from axoneme.api.intent.v1 import intent_pb2
 from axoneme.api.policy.v1 import policy_pb2 as pb
 from axoneme.lib import identities
+from axoneme.lib.policycodec import subject_keys
 from axoneme.lib.tasks import TaskScope
 from services.policy.interest import AuthorisedStream
 from services.policy.records.occupancy import SLAVE_PREFIX, Occupancy
-from services.policy.wire import subject_keys
 
 assert grpcsettings.ENVIRONMENT
 

@@ -36,13 +36,13 @@ def run(*arguments: str, stdin: str | None = None) -> Result:
     return CliRunner().invoke(policy, list(arguments), input=stdin)
 
 
-@pytest.mark.parametrize("name", ["flows", "matrix"])
+@pytest.mark.parametrize("name", ["dns", "flows", "matrix"])
 def test_examples_pass(name: str) -> None:
     """The documented examples are true."""
     result = run("test", str(EXAMPLES / "policytests" / f"{name}.yaml"))
     assert result.exit_code == 0, result.output
     assert "passed" in result.stdout.splitlines()[-1]
-    assert result.stdout.count("PASS") == {"flows": 4, "matrix": 1}[name]
+    assert result.stdout.count("PASS") == {"dns": 1, "flows": 4, "matrix": 1}[name]
 
 
 def test_failures_are_told_with_their_place() -> None:

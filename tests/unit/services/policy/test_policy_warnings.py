@@ -189,11 +189,11 @@ def test_references_that_select_nobody() -> None:
         ]
     )
     engine = engine_with(text)
-    found = of(text, engine)
+    found, how = of(text, engine), "names are learned by rules.dns only"
     assert [one.split(";")[0] for one in found] == [
         "spec.egress[0] refers to service default/s, which selects nobody now",
         "spec.egress[1] refers to CIDR group partners, which selects nobody now",
-        "spec.egress[2] uses toFQDNs, but no rule here has rules.dns: names are learned by it only",
+        f"spec.egress[2] uses toFQDNs, but no DNS rule lets its subjects look names up: {how}",
     ]
     engine.put_service(Service(namespace="default", name="s", backends=("10.0.0.1",)))
     assert len(of(text, engine)) == 2
@@ -202,6 +202,41 @@ def test_references_that_select_nobody() -> None:
         egress=[{"toFQDNs": [{"matchName": "a.b"}]}, {"toEntities": ["cluster"], "toPorts": [dns]}]
     )
     assert not any("toFQDNs" in one for one in of(learns, engine))
+
+
+def test_names_that_cannot_be_looked_up() -> None:
+    """By no rule at all, or by none that has the name; rules of other policies for the subjects count."""
+
+    def dns(**rule: str) -> dict[str, Any]:
+        ports = [{"port": "53", "protocol": "UDP"}]
+        return {"toEntities": ["cluster"], "toPorts": [{"ports": ports, "rules": {"dns": [rule]}}]}
+
+    def reach(*names: str) -> dict[str, Any]:
+        return {"toFQDNs": [{"matchPattern" if "*" in one else "matchName": one} for one in names]}
+
+    def said(*egress: dict[str, Any], beside: str = "") -> list[str]:
+        engine = engine_with(beside) if beside else engine_with()
+        return [one for one in of(text_of(egress=list(egress)), engine) if "toFQDNs" in one]
+
+    assert "no DNS rule lets its subjects look names up" in said(reach("a.b"))[0]
+    assert said(reach("a.b"), dns(matchPattern="*")) == []
+    assert said(reach("a.b"), dns(matchPattern="*.b")) == []
+    assert said(reach("A.b.", "*.x.b"), dns(matchName="a.B"), dns(matchName="c.x.b")) == []
+    other = said(reach("a.b", "a.c", "*.d"), dns(matchName="a.b"))
+    assert other[0].startswith("spec.egress[0] names *.d, a.c in toFQDNs, which no DNS rule")
+    assert said(reach("a.b"), beside=text_of("other", egress=[dns(matchName="a.b")])) == []
+    assert "names a.b in" in said(reach("a.b"), beside=text_of("other", egress=[dns(matchName="a.c")]))[0]
+    foreign = text_of("other", endpointSelector={"matchLabels": {"app": "db"}}, egress=[dns(matchName="a.b")])
+    assert "look names up" in said(reach("a.b"), beside=foreign)[0]
+    everybody = text_of("other", endpointSelector={}, egress=[dns(matchName="a.b")])
+    assert said(reach("a.b"), beside=everybody) == []
+
+
+def test_dns_rules_have_their_proxy() -> None:
+    """Every node has a DNS proxy, so that nothing is to be known about it."""
+    ports = [{"port": "53", "protocol": "UDP"}]
+    elements = [{"ports": ports, "rules": {"dns": [{"matchPattern": "*"}]}}]
+    assert of_policy(policy(text_of(egress=[{"toEntities": ["world"], "toPorts": elements}]))) == []
 
 
 def sized(text: str, engine: PolicyEngine) -> list[str]:
