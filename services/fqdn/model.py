@@ -80,7 +80,11 @@ class EventSink(Protocol):
     """Takes messages as they pass. Must not fail and must not wait."""
 
     def request(self, flow: Flow, ruling: Ruling, question: Question, verdict: Verdict, error: str) -> None:
-        """A query; `verdict` DENIED means that the proxy answered it itself."""
+        """A query; `verdict` DENIED means that the proxy answered it itself.
+
+        ERROR: refused by a limit, or it was said to be FORWARDED before and then could not be sent (refused)
+        or was not answered in time (`error` is "timeout").
+        """
 
     def response(
         self,
@@ -114,3 +118,9 @@ class ProxySettings:
     idle_connection_seconds: float = 10.0
     max_pipelined: int = 64  # queries in flight of one TCP connection
     mark: int = 0xA400_0000
+    # Of the proxy alone (added by it): other addresses than loopback are for tests and benchmarks.
+    listen_addresses: tuple[str, ...] = ("127.0.0.1", "::1")
+    bind_seconds: float = 20.0  # how long a port in use is tried again
+    max_held: int = 1_024  # answers that wait for the kernel
+    max_query_bytes: int = 4_096  # longer queries are malformed
+    max_buffered_bytes: int = 64 << 20  # of all TCP connections together

@@ -1,0 +1,167 @@
+"""UDP paths: one for each client socket and server, with the upstream socket that has the client's port.
+
+A path's socket opens with its first forwarded query and is shared by all queries of the path; it stays for
+`linger_seconds` without any. When there are too many, or descriptors run out, an idle path that was not used
+for long makes room (of a few, the one unused for longest). Paths with queries in flight stay.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from typing import Final
+
+from services.fqdn.model import UDP, Flow, ProxySettings
+from services.fqdn.proxy import sockets
+from services.fqdn.proxy.clients import Client, Clients
+from services.fqdn.proxy.lookups import Lookups, Reply, Route
+from services.fqdn.proxy.mishaps import Mishaps
+from services.fqdn.proxy.poller import READ, Poller
+
+BATCH: Final = 64  # answers of one socket before others have their turn
+MAX_ANSWER: Final = 65_535
+CHANCES: Final = 32  # paths that are looked at to make room for one
+
+# The client's address as recvmsg gives it, and the original destination as the kernel does.
+PathKey = tuple[tuple[object, ...], bytes]
+_Make = Callable[[Flow, str], Reply]
+
+
+class Path(Route):
+    """Queries of one client socket to one server."""
+
+    __slots__ = ("local", "recv", "remote", "send", "socket", "used")
+
+    def __init__(
+        self, flow: Flow, client: Client, local: sockets.Address, remote: sockets.Address, reply: Reply
+    ) -> None:
+        super().__init__(flow, client, reply)
+        self.local = local
+        self.remote = remote
+        self.used = 0.0  # monotonic seconds of the last query
+        self.socket: sockets.Socket | None = None
+        self.send: Callable[[bytes], int] | None = None
+        self.recv: Callable[[int], bytes] | None = None
+
+
+class Paths:
+    """All UDP paths."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        lookups: Lookups,
+        clients: Clients,
+        poller: Poller,
+        mishaps: Mishaps,
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
+        self._settings = settings
+        self._lookups = lookups
+        self._counters = lookups.counters
+        self._clients = clients
+        self._poller = poller
+        self._mishaps = mishaps
+        self.by_key: dict[PathKey, Path] = {}
+
+    def add(self, key: PathKey, server: bytes, local: sockets.Address, address: bytes, make: _Make) -> Path:
+        """A new path. Raises NoRoom."""
+        if len(self.by_key) >= self._settings.max_upstreams and not self._make_room():
+            raise NoRoom
+        remote, server_address = sockets.server_of(server)
+        flow = Flow(UDP, address, local[1], server_address, remote[1])
+        path = Path(flow, self._clients.join(local[0]), local, remote, make(flow, local[0]))
+        self.by_key[key] = path
+        self._counters.upstreams = len(self.by_key)
+        return path
+
+    def failed(self, path: Path, identifier: bytes, error: OSError) -> None:
+        """The kernel did not take a query: it is refused."""
+        reason = f"not forwarded: {error.strerror}"
+        if error.errno == errno.ECONNREFUSED:  # the server's port is closed: of what was sent before
+            self._lookups.fail(path, reason)
+        else:
+            self._lookups.fail_one(path, identifier, reason)
+
+    def open(self, path: Path) -> Callable[[bytes], int]:
+        """The path's socket; its `send`. Raises OSError."""
+        try:
+            one = sockets.udp_upstream(path.local, path.remote, self._settings.mark)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._make_room():
+                raise
+            one = sockets.udp_upstream(path.local, path.remote, self._settings.mark)
+        path.socket, path.send, path.recv = one, one.send, one.recv
+        self._counters.upstreams_opened += 1
+        self._poller.register(one.fileno(), READ, partial(self._read, path))
+        return one.send
+
+    def _read(self, path: Path, _: int) -> None:
+        """Takes what has come; no more than what is waited for is looked for."""
+        recv, pending, take = path.recv, path.pending, self._lookups.take
+        if recv is None:
+            return
+        now = self._clock()
+        for _ in range(BATCH):
+            try:
+                message = recv(MAX_ANSWER)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._lookups.fail(path, f"not forwarded: {error.strerror}")
+                return
+            try:
+                take(path, message, now)
+            except Exception as error:  # noqa: BLE001  one answer must not end the loop
+                self._mishaps.note("answer", error)
+            if not pending:
+                return
+
+    def sweep(self, now: float) -> None:
+        """Expires queries, and closes what nobody uses."""
+        limit = now - self._settings.linger_seconds
+        for key, path in list(self.by_key.items()):
+            if path.pending:
+                self._lookups.expire(path, now)
+            elif path.used <= limit:
+                self._remove(key, path)
+
+    def _make_room(self) -> bool:
+        """Closes one idle path: of a few, the one not used for longest; else the first. False: none is."""
+        tried = list(islice(self.by_key.items(), CHANCES))
+        idle = [one for one in tried if not one[1].pending]
+        if not idle:
+            idle = list(islice((one for one in self.by_key.items() if not one[1].pending), 1))
+        if not idle:
+            return False
+        for key, _ in tried:  # others have their turn next
+            self.by_key[key] = self.by_key.pop(key)
+        self._remove(*min(idle, key=lambda one: one[1].used))
+        self._counters.upstreams_evicted += 1
+        return True
+
+    def _remove(self, key: PathKey, path: Path) -> None:
+        del self.by_key[key]
+        self._close(path)
+        self._counters.upstreams = len(self.by_key)
+
+    def _close(self, path: Path) -> None:
+        if path.socket is not None:
+            self._poller.forget(path.socket.fileno())
+            path.socket.close()
+            path.socket = path.send = path.recv = None
+        self._lookups.forget(path)
+        self._clients.leave(path.client)
+
+    def close(self) -> None:
+        for path in self.by_key.values():
+            self._close(path)
+        self.by_key.clear()
+        self._counters.upstreams = 0
+
+
+class NoRoom(Exception):  # noqa: N818  named by the situation
+    """Every path is in use."""

@@ -1,0 +1,41 @@
+"""epoll with one handler per descriptor, level-triggered."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Final
+
+Handler = Callable[[int], None]  # gets the events
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+MAX_EVENTS: Final = 256
+
+
+class Poller:
+    """Who is called when a descriptor is ready.
+
+    A descriptor's number may be reused between two events of one round: a handler may be called for nothing,
+    so all of them read or write without blocking and take "not now" for an answer.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self.handlers: dict[int, Handler] = {}
+        self.poll = self._epoll.poll
+
+    def register(self, descriptor: int, events: int, handler: Handler) -> None:
+        self._epoll.register(descriptor, events)
+        self.handlers[descriptor] = handler
+
+    def modify(self, descriptor: int, events: int) -> None:
+        self._epoll.modify(descriptor, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Before the descriptor is closed; forgetting twice is fine."""
+        if self.handlers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def close(self) -> None:
+        self.handlers.clear()
+        self._epoll.close()
