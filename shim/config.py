@@ -9,6 +9,7 @@ from axoneme.lib import config
 from axoneme.lib.errors import InvalidArgument
 from axoneme.lib.roles import parse_name_roles
 from shim import options
+from shim.hubble.options import HubbleOptions
 from shim.maps.layout import SCHEMA_VERSION
 from shim.network import DIRECT, SIZED_MAPS, TUNNEL, NetworkSettings
 from shim.routes import families_without_address
@@ -19,7 +20,7 @@ KERNEL, MEMORY = "kernel", "memory"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShimConfig:
+class ShimConfig(HubbleOptions):
     """Everything that a node's processes are told."""
 
     node_name: str = config.option("", "name of this node, as in its certificate")
@@ -69,6 +70,8 @@ class ShimConfig:
     socket_lb: bool = config.option(True, "translate service addresses when a socket connects")
     cgroup_root: str = config.option("", "cgroup v2 folder of the workloads; empty: the root")
     sockmap: bool = config.option(False, "pass data between sockets of this node without its stack")
+    dns_proxy: bool = config.option(True, "redirect DNS queries to the node's proxy where DNS rules want it")
+    dns_proxy_port: int = config.option(10_053, "port on which the node's DNS proxy takes them")
     xdp: str = config.option("off", "load balancing at the uplink's driver: off, generic or native")
     lb_algorithm: str = config.option("random", "default choice of backends: random or maglev")
     lb_forwarding: str = config.option("snat", "default way to backends on other nodes: snat or dsr")
@@ -101,12 +104,14 @@ class ShimConfig:
         options.one_of("lb_forwarding", self.lb_forwarding, ("snat", "dsr"))
         options.in_range("maglev_table_size", self.maglev_table_size, 251, 131_071)
         options.in_range("health_port", self.health_port, 0, 65_535)
+        options.in_range("dns_proxy_port", self.dns_proxy_port, 1, 65_535)
         options.in_range("cluster_id", self.cluster_id, 0, 255)
         options.port_range("nat_ports", self.nat_ports)
         for name in ("health_seconds", "link_check_seconds", "audit_seconds"):
             if not 0.05 <= getattr(self, name) <= 86_400:
                 raise InvalidArgument.of_field(name, "must be from 0.05 to 86400 seconds")
         options.labels("labels", self.labels)
+        self.check_hubble()
         self._check_families()
         self.network  # noqa: B018 - checks the options that it is made of
 
@@ -143,6 +148,7 @@ class ShimConfig:
             socket_lb=self.socket_lb,
             cgroup_root=self.cgroup_root,
             sockmap=self.sockmap,
+            dns_proxy=self.dns_proxy,
             xdp=self.xdp,
             attach=self.attach,
             monitor_aggregation=self.monitor_aggregation,
@@ -164,6 +170,11 @@ class ShimConfig:
     def shim_socket(self) -> Path:
         """Unix socket of the node API."""
         return self.run_directory / "shim.sock"
+
+    @property
+    def fqdn_socket(self) -> Path:
+        """Unix socket of the node's DNS proxy."""
+        return self.run_directory / "fqdn.sock"
 
     @property
     def helper_socket(self) -> Path:

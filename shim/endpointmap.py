@@ -37,9 +37,18 @@ class EndpointMap:
 
     def generation_of(self, endpoint: Endpoint) -> int:
         """The policy generation that the kernel has for an endpoint; 0 when it has none."""
+        entry = self._entry_of(endpoint)
+        return entry.policy_generation if entry else 0
+
+    def learns(self, endpoint: Endpoint) -> bool:
+        """Whether programs look for addresses that the endpoint learned."""
+        entry = self._entry_of(endpoint)
+        return entry is not None and bool(entry.flags & layout.ENDPOINT_LEARNED)
+
+    def _entry_of(self, endpoint: Endpoint) -> layout.EndpointEntry | None:
         raw = self.reconciler.actual.get(layout.endpoint_key(endpoint.ifindex))
         entry = layout.EndpointEntry.unpack(raw) if raw else None
-        return entry.policy_generation if entry and entry.endpoint_id == endpoint.endpoint_id else 0
+        return entry if entry and entry.endpoint_id == endpoint.endpoint_id else None
 
 
 def encode_endpoint(endpoint: Endpoint, *, audit: bool = False) -> bytes:
@@ -50,6 +59,7 @@ def encode_endpoint(endpoint: Endpoint, *, audit: bool = False) -> bytes:
     return layout.EndpointEntry(
         endpoint_id=endpoint.endpoint_id,
         flags=(layout.ENDPOINT_AUDIT if audit else 0)
+        | (layout.ENDPOINT_LEARNED if endpoint.learns else 0)
         | endpoint.aggregation << layout.ENDPOINT_AGGREGATION_SHIFT,
         identity=endpoint.identity,
         policy_generation=endpoint.policy_generation,

@@ -73,6 +73,7 @@ class Endpoint:
     aggregation: int = 0  # level of trace events as in the node API, 0: the node's
     host_ports: tuple[HostPort, ...] = ()  # sorted
     adopted: bool = False  # another program made the interface; only programs are attached to it
+    learns: bool = False  # its policy has DNS selectors: programs look into axoneme_learned
     cni_container: str = ""  # container and network of the CNI attachment that this endpoint is, if it is one
     cni_network: str = ""
 

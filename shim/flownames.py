@@ -3,6 +3,7 @@
     EndpointTable ──► endpoints, interfaces ─┐
     IpcacheMerge  ──► owners of addresses ───┼─► histories by time ◄── FlowDecoder, EndFilter
     NodeIpcache   ──► labels of identities ──┤
+    LearnedNames  ──► DNS names of addresses ┤
     PolicySink    ──► default denials ───────┘
 
 Records are decoded when they are asked for, and by then a pod may be gone, its address another's and its
@@ -22,7 +23,7 @@ from axoneme.lib.labels import LabelSet
 from axoneme.lib.policy.model import Direction, Enforcement, Origin, SubjectPolicy
 from shim.cookies import CookieTable
 from shim.endpoints import Endpoint, EndpointTable
-from shim.flows.context import Address, PolicyOrigin, WorkloadInfo, mapped
+from shim.flows.context import Address, LearnedNames, NoNames, PolicyOrigin, WorkloadInfo, mapped
 from shim.flows.denials import DefaultDenials, Denying
 from shim.flows.history import EVER, History
 from shim.ipcache import Contribution, Rank
@@ -33,6 +34,8 @@ from shim.policies import PolicySink
 MAX_ENDED_ENDPOINTS = 4_096
 MAX_ENDED_ADDRESSES = 65_536
 MAX_ENDED_LABELS = 16_384
+NAMES_LAG_NS = 1_000_000_000
+"""How much later than the first packets to an address its name may be heard."""
 
 
 def boot_clock_ns() -> int:
@@ -53,10 +56,12 @@ class NodeNames:
         policies: PolicySink,
         cookies: CookieTable,
         local: LocalIdentities,
+        learned: LearnedNames | None = None,
         clock_ns: Callable[[], int] = boot_clock_ns,
     ) -> None:
         self._node_name, self._cluster_name = node_name, cluster_name
         self._ipcache, self._policies, self._cookies, self._local = ipcache, policies, cookies, local
+        self._learned: LearnedNames = learned if learned is not None else NoNames()
         self._clock_ns = clock_ns
         self._endpoints = History[int, WorkloadInfo](MAX_ENDED_ENDPOINTS)
         self._interfaces = History[int, str](MAX_ENDED_ENDPOINTS)
@@ -81,7 +86,7 @@ class NodeNames:
         for prefix, winner in self._ipcache.merge.winners().items():
             self._on_winner(prefix, winner)
         self._ipcache.merge.on_winner = self._on_winner
-        self._policies.judged_by.on_switch = self._on_switch
+        self._policies.judged_by.listen(self._on_switch)
 
     @property
     def node_name(self) -> str:
@@ -143,9 +148,29 @@ class NodeNames:
                     times += self._labels.times(owner.identity, after_ns)
         return times
 
-    def names(self, endpoint_id: int, address: Address) -> Sequence[str]:  # noqa: ARG002
-        """DNS names; none are learned yet."""
-        return ()
+    @property
+    def names_revision(self) -> int:
+        """Grows with each change of a learned name."""
+        return self._learned.revision
+
+    def has_names(self, endpoint_id: int, address: bytes) -> bool:
+        """Whether the endpoint learned, or had learned, a name for the address."""
+        return self._learned.knows(endpoint_id, address)
+
+    def names(self, endpoint_id: int, address: Address, time_ns: int | None) -> Sequence[str]:
+        """Names that the endpoint had learned for the address, without the last dot, as Hubble has them.
+
+        The proxy tells of an answer after it let it go, so a name counts from a little before it was heard.
+        """
+        found = set(self._learned.names(endpoint_id, address, time_ns))
+        if time_ns is not None:
+            found.update(self._learned.names(endpoint_id, address, time_ns + NAMES_LAG_NS))
+        return sorted(name.removesuffix(".") for name in found)
+
+    def name_times(self, endpoint_id: int, address: Address, after_ns: int) -> Iterable[int]:
+        """When learned names of the address may have changed."""
+        heard = list(self._learned.change_times(endpoint_id, address, after_ns))
+        return [*heard, *(time_ns - NAMES_LAG_NS for time_ns in heard if time_ns - NAMES_LAG_NS > after_ns)]
 
     def origins(self, cookie: int) -> Sequence[PolicyOrigin]:
         """Rules behind a cookie."""

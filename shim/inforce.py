@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from axoneme.lib.policy.model import SubjectPolicy
+from axoneme.lib.policy.model import PortBlock, SubjectPolicy
 from shim.endpoints import Endpoint, generation_after
 from shim.holders import Holders
 
@@ -18,6 +18,7 @@ class InForce(NamedTuple):
 
     policy: SubjectPolicy | None
     revision: int  # of the local identities
+    redirected: frozenset[PortBlock] = frozenset()  # ports of entries that lead to the DNS proxy
 
 
 _NEWEST: Final = InForce(None, 1 << 62)
@@ -27,17 +28,16 @@ class PoliciesInForce:
     """By number of the endpoint; 0 is the host."""
 
     def __init__(self, holders: Holders) -> None:
-        self.on_switch: Callable[[Endpoint], None] = _nobody_listens
-        """Hears that an endpoint is judged by the policy in force, under the generation that it has now."""
+        self._listeners: list[Callable[[Endpoint], None]] = []
         self._holders = holders
         self._by_number: dict[int, InForce] = {}
 
     def __contains__(self, number: int) -> bool:
         return number in self._by_number
 
-    def adopt(self, number: int) -> None:
+    def adopt(self, number: int, redirected: frozenset[PortBlock] = frozenset()) -> None:
         """A holder has a map of an earlier life."""
-        self._by_number[number] = InForce(None, 0)
+        self._by_number[number] = InForce(None, 0, redirected)
 
     def remove(self, number: int) -> None:
         """The holder has no map any more."""
@@ -47,6 +47,14 @@ class PoliciesInForce:
         """The policy that a holder is judged by, if it is known."""
         known = self._by_number.get(number)
         return known.policy if known else None
+
+    def of(self, number: int) -> InForce | None:
+        """What a holder is judged by."""
+        return self._by_number.get(number)
+
+    def redirected(self) -> frozenset[PortBlock]:
+        """Ports that some map in force leads to the DNS proxy."""
+        return frozenset[PortBlock]().union(*(one.redirected for one in self._by_number.values()))
 
     def is_unknown(self, number: int) -> bool:
         """Whether a holder is judged by a policy of an earlier life."""
@@ -92,7 +100,7 @@ class PoliciesInForce:
         if changed or before is None or before.policy is None:
             self.bump(endpoint_id)
         else:
-            self.on_switch(self._holders.require(endpoint_id))
+            self._tell(self._holders.require(endpoint_id))
 
     def bump(self, endpoint_id: int) -> None:
         """Connections of an endpoint are judged again."""
@@ -101,9 +109,13 @@ class PoliciesInForce:
             return
         generation = generation_after(endpoint.policy_generation)
         endpoint = self._holders.change(endpoint_id, policy_generation=generation)
-        self.on_switch(endpoint)  # heard before the kernel can stamp the generation
+        self._tell(endpoint)  # heard before the kernel can stamp the generation
         self._holders.write(endpoint)
 
+    def listen(self, listener: Callable[[Endpoint], None]) -> None:
+        """Calls `listener` when an endpoint is judged by the policy in force, under a new generation."""
+        self._listeners.append(listener)
 
-def _nobody_listens(_: Endpoint) -> None:
-    pass
+    def _tell(self, endpoint: Endpoint) -> None:
+        for listener in self._listeners:
+            listener(endpoint)

@@ -62,6 +62,11 @@ class InnerMaps:
         inner = self._by_endpoint.get(endpoint_id)
         return inner.bpf_map if inner else None
 
+    def content_of(self, endpoint_id: int) -> Content:
+        """What the map of an endpoint holds; empty when it has none."""
+        inner = self._by_endpoint.get(endpoint_id)
+        return inner.content if inner else {}
+
     def contents(self) -> Iterator[Content]:
         """What each map holds, each once."""
         return iter([inner.content for inner in self._each()])
@@ -82,20 +87,25 @@ class InnerMaps:
         members: Callable[[], Sequence[int]],
         content: Content,
         settled: Callable[[int, bool], None],
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
         """Gives endpoints this content; `settled(endpoint, changed)` hears of each that has it.
 
-        `members` is asked again after each wait, since endpoints come and go. Raises BpfError; endpoints that
-        were not settled keep what they had.
+        `members` is asked again after each wait, since endpoints come and go, and so is `admit`, which raises
+        when the content may not come into force now. Raises BpfError; endpoints that were not settled keep
+        what they had.
         """
         inner, written = self._holding(content), False
         if inner is None:
+            admit()
             inner = await self._in_place(members(), content)
             written = inner is not None
         if inner is None:
             inner = await self._new(content)
         before = set(inner.users)
         try:
+            if not written:
+                admit()
             for endpoint_id in members():
                 fresh = endpoint_id not in before
                 if fresh:

@@ -143,6 +143,8 @@ class IpcacheMerge:
         """Networks that belong to the cluster, whoever speaks about them: PodCIDRs above all."""
         self.on_winner: Callable[[str, Contribution | None], None] | None = None
         """Hears in `drain` who speaks for each prefix about which something was said."""
+        self.on_change: Callable[[str, IpcacheValue | None, Contribution | None], None] | None = None
+        """Hears in `drain` of each prefix whose value changed: the value before, and who speaks now."""
 
     def put(self, prefix: str, contribution: Contribution) -> None:
         """Adds or replaces the statement of (rank, source) about a canonical prefix."""
@@ -193,8 +195,11 @@ class IpcacheMerge:
             value = winner.value if winner else None
             if self.on_winner is not None:
                 self.on_winner(prefix, winner)
-            if value == self._shown.get(prefix):
+            before = self._shown.get(prefix)
+            if value == before:
                 continue
+            if self.on_change is not None:
+                self.on_change(prefix, before, winner)
             changes[prefix] = value
             if value is None:
                 del self._shown[prefix]

@@ -7,11 +7,12 @@ opens afterwards.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 
+from axoneme.api.flows.v1 import flows_pb2, flows_pb2_grpc
 from axoneme.api.hubble.observer import observer_pb2, observer_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,9 +31,13 @@ class LateObserver(observer_pb2_grpc.ObserverServicer):
         self._known.set()
 
     def add_to(self, server: grpc.aio.Server) -> list[str]:
-        """Adds the service and returns its name for health and reflection."""
+        """Adds the services and returns their names for health and reflection."""
         observer_pb2_grpc.add_ObserverServicer_to_server(self, server)
-        return [observer_pb2.DESCRIPTOR.services_by_name["Observer"].full_name]
+        flows_pb2_grpc.add_FlowsServiceServicer_to_server(_LateBatches(self._real), server)
+        return [
+            observer_pb2.DESCRIPTOR.services_by_name["Observer"].full_name,
+            flows_pb2.DESCRIPTOR.services_by_name["FlowsService"].full_name,
+        ]
 
     async def GetFlows(
         self, request: observer_pb2.GetFlowsRequest, context: Context
@@ -81,3 +86,17 @@ class LateObserver(observer_pb2_grpc.ObserverServicer):
     async def _real(self) -> Any:
         await self._known.wait()
         return self._service
+
+
+class _LateBatches(flows_pb2_grpc.FlowsServiceServicer):
+    """The same for the batched twin, which the real service has as `batches`."""
+
+    def __init__(self, real: Callable[[], Awaitable[Any]]) -> None:
+        self._real = real
+
+    async def StreamFlows(
+        self, request: flows_pb2.StreamFlowsRequest, context: Context
+    ) -> AsyncIterator[flows_pb2.StreamFlowsResponse]:
+        """As the real one."""
+        async for response in (await self._real()).batches.StreamFlows(request, context):
+            yield response

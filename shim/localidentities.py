@@ -81,6 +81,14 @@ class LocalIdentities:
         """Prefixes that are told apart, or will be."""
         return frozenset(key.prefix for key in self._wanted_prefixes)
 
+    def numbers(self) -> dict[LocalKey, int]:
+        """All that maps have to know but the worlds."""
+        return {key: one.number for key, one in self._entries.items() if not one.retired}
+
+    def wanted_names(self) -> frozenset[LocalKey]:
+        """Sets of DNS selectors that have a number, or will have."""
+        return frozenset(self._wanted_names)
+
     # --- what is wanted
 
     def want_prefixes(self, prefixes: Collection[str]) -> None:
@@ -122,6 +130,11 @@ class LocalIdentities:
                 found[key.prefix] = entry.number
         return found
 
+    def known_number(self, key: LocalKey, covered: int) -> int | None:
+        """The number of a wanted key, if every map, all at `covered`, knows it."""
+        entry = self._entries.get(key)
+        return entry.number if entry and not entry.retired and entry.since <= covered else None
+
     def retire(self, held: Callable[[str, int], bool]) -> None:
         """Takes what nobody wants out of the table, unless the ipcache still holds it."""
         wanted = self._wanted_prefixes | self._wanted_names
@@ -149,13 +162,23 @@ class LocalIdentities:
         rows = [[one.number, key.prefix, sorted(key.names)] for key, one in self._entries.items()]
         return {"next": self._next, "identities": sorted(rows)}
 
-    def load(self, dumped: Mapping[str, Any], held: Callable[[str, int], bool]) -> None:
-        """Takes over what `dump` wrote: what the ipcache holds is known to every map there is."""
+    def load(
+        self,
+        dumped: Mapping[str, Any],
+        held: Callable[[str, int], bool],
+        listed: Collection[int] = (),
+    ) -> None:
+        """Takes over what `dump` wrote.
+
+        What the ipcache holds is known to every map there is, and so are the numbers of names in `listed`,
+        those that the DNS proxy was told.
+        """
         self._next = int(dumped.get("next", self._next))
         self.revision = 1
         for number, prefix, names in dumped.get("identities", ()):
             key = LocalKey(prefix, frozenset(names))
-            since = 0 if held(prefix, number) else self.revision
+            known = number in listed if key.names else held(prefix, number)
+            since = 0 if known else self.revision
             self._entries[key] = _Entry(number, _labels_of(key), since)
             self._labels[number] = self._entries[key].labels
             self._used.add(number)

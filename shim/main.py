@@ -6,6 +6,8 @@
     clustermesh ── SubscribeServices ──► LoadBalancer ─► axoneme_lb, axoneme_lb_slots, axoneme_lb_backends, …
     policy ──── SubscribeEndpointPolicies ─► PolicySink ─► axoneme_policy, axoneme_ep
                                                  └─► LocalIdentities ─► NodeIpcache (named prefixes)
+    DNS proxy ── SyncRedirects ─► PolicySink (order of redirects and rules)
+              └─ SubscribeNames, WatchLookups ─► names and DNS messages of flows
     node API (unix socket) ─► Workloads ─► helper, maps, services
     axoneme_events (ring) ─► FlowFeed ─► Observer API (mTLS, and the unix socket)
 
@@ -80,10 +82,13 @@ async def run(cfg: ShimConfig) -> int:
             clustermesh = await stack.enter_async_context(
                 ServiceChannel(cfg.clustermesh_targets, tls, f"clustermesh.{cfg.domain}", rng=rng)
             )
+        fqdn = None
+        if cfg.dns_proxy:
+            fqdn = await stack.enter_async_context(ServiceChannel([f"unix:{cfg.fqdn_socket}"], None, rng=rng))
         node = Node(
             cfg,
             datapath=datapath,
-            channels=Channels(identity=identity, policy=policy, clustermesh=clustermesh),
+            channels=Channels(identity=identity, policy=policy, clustermesh=clustermesh, fqdn=fqdn),
             rng=rng,
             registry=registry,
             version=version(),

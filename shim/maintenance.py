@@ -55,6 +55,8 @@ class Maintenance:
             parts.endpoint_map.reconciler.flush()
         if self._due(parts.node_maps.next_due()):
             parts.node_maps.flush()
+        if self._due(parts.proxied_ports.next_due()):
+            parts.proxied_ports.flush()
         for entries in (parts.local_endpoints, parts.endpoint_namespaces):
             if self._due(entries.reconciler.next_due()):
                 entries.reconciler.flush()

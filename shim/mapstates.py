@@ -36,6 +36,8 @@ from shim.maps import layout
 Ports: TypeAlias = tuple[tuple[int, str, int], ...]
 """Named ports of an endpoint: protocol, name and number, sorted."""
 
+DNS: Final = "dns"
+"""Parser of redirects to the node's DNS proxy."""
 _MAX_NAMED: Final = 3
 _PROTOCOLS: Final = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 _DEMANDS: Final = (AuthMode.REQUIRED, AuthMode.ALWAYS_FAIL)
@@ -57,12 +59,20 @@ class Mapstate:
         self._policy: SubjectPolicy | None = None
         self._revision = -1
         self._unenforceable: dict[MapKey, MapEntry] = {}
+        self._redirected: set[MapKey] = set()
+        self._proxy_port = 0
 
-    async def move(self, policy: SubjectPolicy, local: LocalIdentities, cookies: CookieTable) -> Content:
+    async def move(
+        self, policy: SubjectPolicy, local: LocalIdentities, cookies: CookieTable, proxy_port: int = 0
+    ) -> Content:
         """The entries of a policy with the local identities of this moment; never changed afterwards.
 
-        Raises KeyError for a reference without a definition.
+        `proxy_port` is where the node's DNS proxy takes packets, 0 without one. Raises KeyError for a
+        reference without a definition.
         """
+        if proxy_port != self._proxy_port:
+            self._forget()
+            self._proxy_port = proxy_port
         if self._policy is policy and self._revision == local.revision:
             return self.content
         labels = dict(local.labels()) if self._revision != local.revision else None
@@ -71,18 +81,23 @@ class Mapstate:
         try:
             step = await asyncio.to_thread(self._advance, policy, labels)
             of = {origins: cookies.cookie_of(origins) for origins in step.origin_sets}
-            self.content = await asyncio.to_thread(_encoded, self.content, step, of)
+            self.content = await asyncio.to_thread(_encoded, self.content, step, of, proxy_port)
         except BaseException:
             self._forget()  # half a step is no state to go on from
             raise
         self._policy, self._revision = policy, revision
         return self.content
 
-    def refusal(self) -> Unsupported | None:
-        """Why this node cannot enforce the mapstate; it is never enforced in part."""
+    def refusal(self, *, host: bool = False) -> Unsupported | None:
+        """Why this node cannot enforce the mapstate, its own where `host`; it is never enforced in part."""
         if self._policy is None or not self._unenforceable:
             return None
-        return refusal_of(self._policy, self._unenforceable)
+        return refusal_of(self._policy, self._unenforceable, host=host)
+
+    @property
+    def redirected(self) -> frozenset[PortBlock]:
+        """Ports of entries that lead to the DNS proxy."""
+        return frozenset(key.ports for key in self._redirected)
 
     def _advance(self, policy: SubjectPolicy, labels: dict[int, LabelSet] | None) -> _Step:
         if self._builder is None:
@@ -99,8 +114,14 @@ class Mapstate:
             removals = (removals | set(one.removals)) - one.upserts.keys()
         for key in removals:
             self._unenforceable.pop(key, None)
+        self._redirected -= removals
         for key, entry in upserts.items():
-            if needs_more(entry):
+            proxied = bool(self._proxy_port) and to_dns_proxy(entry)
+            if proxied:
+                self._redirected.add(key)
+            else:
+                self._redirected.discard(key)
+            if needs_more(entry) and not proxied:
                 self._unenforceable[key] = entry
             else:
                 self._unenforceable.pop(key, None)
@@ -108,7 +129,7 @@ class Mapstate:
 
     def _forget(self) -> None:
         self._builder, self._policy, self._revision = None, None, -1
-        self.content, self._unenforceable = {}, {}
+        self.content, self._unenforceable, self._redirected = {}, {}, set()
 
 
 def relevant_ports(ports: Ports, named: frozenset[NamedPort]) -> Ports:
@@ -126,21 +147,40 @@ def needs_more(entry: MapEntry) -> bool:
     return entry.action is Action.REDIRECT or (entry.action is Action.ALLOW and entry.auth in _DEMANDS)
 
 
-def refusal_of(policy: SubjectPolicy, entries: Mapping[MapKey, MapEntry]) -> Unsupported:
+def to_dns_proxy(entry: MapEntry) -> bool:
+    """Whether an entry leads to the node's DNS proxy, which knows no listeners."""
+    return entry.redirect is not None and entry.redirect.parser == DNS and not entry.redirect.listener
+
+
+def redirected_in(content: Content) -> dict[bytes, PortBlock]:
+    """The ports of a map's entries that lead to the DNS proxy, by key."""
+    return {
+        key: layout.policy_key_from_bytes(key).ports
+        for key, value in content.items()
+        if layout.policy_entry_redirects(value)
+    }
+
+
+def refusal_of(
+    policy: SubjectPolicy, entries: Mapping[MapKey, MapEntry], *, host: bool = False
+) -> Unsupported:
     """Names the policies, the rules in them and what each asks for."""
     texts: dict[str, None] = {}
     for key in sorted(entries):
-        texts[_demand(key, entries[key], policy.origins)] = None
+        texts[_demand(key, entries[key], policy.origins, host=host)] = None
     more = f"; and {len(texts) - _MAX_NAMED} more" if len(texts) > _MAX_NAMED else ""
     named = "; ".join(list(texts)[:_MAX_NAMED])
     return Unsupported(f"{named}{more}; the last policy stays in force", reason="NOT_ENFORCEABLE")
 
 
-def _demand(key: MapKey, entry: MapEntry, origins: Mapping[int, Origin]) -> str:
+def _demand(key: MapKey, entry: MapEntry, origins: Mapping[int, Origin], *, host: bool) -> str:
     rules = ", ".join(_rule(origins[number]) for number in sorted(entry.origins) if number in origins)
     where = f"{key.direction.name.lower()} {_ports(key.ports)}"
     if entry.redirect is not None:
-        what = f"redirects {where} to the {entry.redirect.parser} proxy, and this node runs none: "
+        runs = "this node runs none" + (" for itself" if host else "")
+        what = f"redirects {where} to the {entry.redirect.parser} proxy, and {runs}: "
+        if to_dns_proxy(entry) and not host:
+            what += "switch dns_proxy on, or "
         what += "remove its listener" if entry.redirect.listener else "remove its L7 part"
     else:
         mode = "required" if entry.auth is AuthMode.REQUIRED else "test-always-fail"
@@ -164,11 +204,14 @@ def _ports(ports: PortBlock) -> str:
     return f"{name} {ports.port}" if last == ports.port else f"{name} {ports.port}-{last}"
 
 
-def _encoded(before: Content, step: _Step, cookies: Mapping[frozenset[int], int]) -> Content:
+def _encoded(before: Content, step: _Step, cookies: Mapping[frozenset[int], int], proxy_port: int) -> Content:
     """The content after a step; `before` stays as it is, since a map may be known to hold it."""
     after = dict(before)
     for gone in step.removals:
         after.pop(layout.policy_key(gone), None)
     for key, entry in step.upserts.items():
-        after[layout.policy_key(key)] = layout.policy_entry(key, entry, cookie=cookies[entry.origins])
+        port = proxy_port if to_dns_proxy(entry) else 0
+        after[layout.policy_key(key)] = layout.policy_entry(
+            key, entry, cookie=cookies[entry.origins], proxy_port=port
+        )
     return after

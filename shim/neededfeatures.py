@@ -24,6 +24,8 @@ SOCKET_FEATURES: Final = (
     *(f"cgroup_{name.removeprefix('axoneme_')}" for name in SOCKET_PROGRAMS),
 )
 HOST_ROUTING_FEATURES: Final = ("redirect_peer", "redirect_neigh")
+DNS_PROXY_FEATURES: Final = ("sk_assign", "skc_lookup_tcp")
+"""How a redirected packet finds the proxy's socket."""
 
 
 class Need(NamedTuple):
@@ -50,6 +52,8 @@ def needs(settings: NetworkSettings) -> Iterator[Need]:
         yield Need("masquerade", "netdev", TRANSLATION_FEATURES)
     elif settings.services:
         yield Need("load balancing for clients outside", "netdev", TRANSLATION_FEATURES)
+    if settings.dns_proxy:
+        yield Need("dns_proxy", "", DNS_PROXY_FEATURES)
     if settings.host_routing:
         yield Need("host_routing", "", HOST_ROUTING_FEATURES)
 

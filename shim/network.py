@@ -39,6 +39,7 @@ class NetworkSettings:
     socket_lb: bool = False
     cgroup_root: str = ""
     sockmap: bool = False
+    dns_proxy: bool = False
     xdp: str = XDP_OFF
     attach: str = ATTACH_AUTO
     monitor_aggregation: str = "medium"
@@ -65,9 +66,9 @@ class NetworkSettings:
 class NetworkFacts:
     """What the node's network is after `set_up_network`; indexes are 0 and texts empty where there is none.
 
-    `attached`: what carries programs now: uplink, overlay, sock, sockmap, xdp, endpoints by number.
-    `repaired`: programs that had to be attached. `missing`: what was asked for → why it is not there, by
-    uplink, netdev, overlay, host, sock, sockmap, xdp, health.
+    `attached`: what carries programs now: uplink, overlay, sock, sockmap, xdp, endpoints by number;
+    `dns_proxy` when its routes are there. `repaired`: what had to be attached or written. `missing`: what was
+    asked for → why it is not there, by uplink, netdev, overlay, host, sock, sockmap, xdp, dns_proxy, health.
     """
 
     uplink: str = ""

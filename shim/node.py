@@ -21,6 +21,7 @@ from axoneme.lib.errors import AxonemeError
 from axoneme.lib.tasks import TaskScope
 from shim.config import ShimConfig
 from shim.datapath import Datapath
+from shim.dns.lookups import follow_lookups
 from shim.lateobserver import LateObserver
 from shim.maintenance import Maintenance
 from shim.nodeapis import NodeApis
@@ -97,7 +98,8 @@ class Node:
         parts.cookies.load(state.cookies)
         parts.workloads.releases.pending = set(state.released)
         parts.ipcache.load()
-        parts.local.load(state.local_identities, parts.ipcache.holds)
+        parts.local.load(state.local_identities, parts.ipcache.holds, parts.dns.names.table.named.values())
+        parts.dns.names.load()
         await self._restore_host()
         await self._probe_features()
         await parts.network.bring_up()
@@ -115,6 +117,8 @@ class Node:
         await parts.health_endpoint.prepare()
         await parts.policies.resume()
         parts.describe_nodes()
+        if parts.host is None and not parts.node_maps.judges_host:
+            parts.policies.forget_host()
         self._ready_problem = None
 
     async def _restore_host(self) -> None:
@@ -152,6 +156,7 @@ class Node:
         self.parts.node_maps.set_features(status.features)
         self.parts.balancer.set_features(status.features)
         self.parts.network.set_features(status.features)
+        self.parts.dns.set_features(status.features)
         await self.parts.membership.set_features(status.features)
 
     # --- running
@@ -163,6 +168,8 @@ class Node:
         scope.start("load balancing", parts.balancer.keep())
         scope.start("node lease", parts.membership.keep())
         parts.health.start(scope)
+        if parts.dns_session is not None:
+            scope.start("DNS proxy", parts.dns_session.run())
         scope.start("map audit", apis.audit.keep(cfg.audit_seconds, rng=self._rng, sleep=asyncio.sleep))
         collecting = apis.collector.keep(COLLECTION_SECONDS, rng=self._rng, sleep=asyncio.sleep)
         scope.start("collection", collecting)
@@ -176,8 +183,13 @@ class Node:
             capacity=self._cfg.flow_capacity,
             version=self._version,
             started_ns=self._started_ns,
+            agent_events=self.apis.agent_events,
+            hubble=self._cfg,
         )
         flows.start(scope, self._datapath)
+        if self._cfg.dns_proxy:
+            target = f"unix:{self._cfg.fqdn_socket}"
+            scope.start("DNS messages", follow_lookups(target, flows.lookups, rng=self._rng))
         self.local_observer.set(flows.observer)
         return flows
 

@@ -5,18 +5,21 @@ Nothing here holds state of the kernel; without it packets flow all the same. No
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 
 from prometheus_client import CollectorRegistry
 
 from axoneme.lib.requests import RequestLog
+from shim.agentevents.log import AgentEventLog
+from shim.agentevents.recording import recorded
 from shim.audit import MapAudit
 from shim.cnicommands import CniCommands
 from shim.cniserver import CniServer
 from shim.collector import Collector
 from shim.config import ShimConfig
+from shim.dns.nodepart import DnsMetrics, dns_problems
 from shim.flownames import NodeNames
 from shim.inspection.endpointlog import EndpointLog
 from shim.inspection.service import Inspection, inspection
@@ -45,7 +48,7 @@ class NodeApis:
     ) -> None:
         """`not_ready` says why new endpoints cannot be served yet."""
         maps = parts.datapath.maps
-        self.links = LinkCheck(parts.workloads, clock=clock)
+        self.links = LinkCheck(parts.workloads, parts.network, clock=clock)
         self.audit = _audit(parts, self.links)
         self.status = _status(cfg, parts, self.audit, self.links, version)
         self.collector = Collector(maps[layout.CT.name], maps[lb.NAT.name])
@@ -60,9 +63,11 @@ class NodeApis:
         )
         self.cni = CniServer(self.cni_commands)
         self.names = _names(cfg, parts)
-        streams = parts.streams.states
+        self.agent_events = recorded(parts, AgentEventLog())
+        streams = parts.stream_states
         NodeMetrics(registry, self.status, streams, parts.workloads, self.audit, self.links, parts.datapath)
         LbMetrics(registry, parts.balancer)
+        DnsMetrics(registry, parts.dns)
 
 
 def _now() -> datetime:
@@ -81,6 +86,7 @@ def _audit(parts: NodeParts, links: LinkCheck) -> MapAudit:
         steps=(
             parts.network.audit,
             parts.node_maps.audit,
+            parts.proxied_ports.audit,
             parts.local_endpoints.audit,
             parts.endpoint_namespaces.audit,
             parts.balancer.audit,
@@ -89,7 +95,7 @@ def _audit(parts: NodeParts, links: LinkCheck) -> MapAudit:
 
 
 def _status(cfg: ShimConfig, parts: NodeParts, audit: MapAudit, links: LinkCheck, version: str) -> NodeStatus:
-    problems = [
+    problems: list[Callable[[], Iterable[str]]] = [
         parts.network.problems,
         parts.node_maps.problems,
         parts.local_endpoints.problems,
@@ -97,6 +103,7 @@ def _status(cfg: ShimConfig, parts: NodeParts, audit: MapAudit, links: LinkCheck
         parts.membership.problems,
         parts.balancer.problems,
         parts.health.problems,
+        partial(dns_problems, parts.dns, parts.dns_session),
     ]
     return NodeStatus(
         node_name=cfg.node_name,
@@ -107,7 +114,7 @@ def _status(cfg: ShimConfig, parts: NodeParts, audit: MapAudit, links: LinkCheck
         membership=parts.membership,
         audit=audit,
         links=links,
-        streams=parts.streams.states,
+        streams=parts.stream_states,
         lost_events=partial(lost_events_of, parts.datapath),
         policy_audit=cfg.policy_audit,
         parts=[*problems, parts.host.problems] if parts.host is not None else problems,
@@ -151,4 +158,5 @@ def _names(cfg: ShimConfig, parts: NodeParts) -> NodeNames:
         policies=parts.policies,
         cookies=parts.cookies,
         local=parts.local,
+        learned=parts.learned_names,
     )

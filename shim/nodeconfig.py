@@ -35,11 +35,13 @@ def node_config(
     *,
     generation: int = 0,
     enforce_host: bool = False,
+    proxied: bool = False,
 ) -> layout.NodeConfig:
     """The value of `axoneme_node`.
 
     `generation` is that of the host's policy; `enforce_host` says that its map is in place: without one the
-    firewall would cut the node off from the service that sends its policy.
+    firewall would cut the node off from the service that sends its policy. `proxied`: `axoneme_proxied` has
+    bits.
     """
     ipv4, ipv6 = (_first(cfg.internal_ips, version) for version in (4, 6))
     redirect = has(features, REDIRECT_PEER)
@@ -58,6 +60,7 @@ def node_config(
                 layout.NODE_HOST_ROUTING: cfg.host_routing and redirect,
                 layout.NODE_HOST_FIREWALL: cfg.host_firewall and enforce_host,
                 layout.NODE_HOST_AUDIT: cfg.policy_audit,
+                layout.NODE_PROXY: proxied,
             }.items()
             if on
         ),

@@ -31,7 +31,7 @@ class NodeMaps:
         self._cfg = cfg
         self._facts: NetworkFacts | None = None
         self._features: Mapping[str, str] = {}
-        self._generation, self._enforce_host = 0, False
+        self._generation, self._enforce_host, self._proxied = 0, False, False
         self._complete = False
 
         def reconciler(name: str) -> Reconciler[bytes, bytes]:
@@ -43,11 +43,14 @@ class NodeMaps:
         self._all = (self._node, self._addresses, self._exclusions)
 
     def load(self) -> None:
-        """Reads what an earlier life left, and its generation of the host's policy."""
+        """Reads what an earlier life left: its generation of the host's policy, whether answers may be the
+        proxy's."""
         for one in self._all:
             one.load()
         raw = self._node.actual.get(_ONLY_KEY)
-        self._generation = layout.NodeConfig.unpack(raw).host_policy_generation if raw else 0
+        config = layout.NodeConfig.unpack(raw) if raw else layout.NodeConfig()
+        self._generation = config.host_policy_generation
+        self._proxied = bool(config.flags & layout.NODE_PROXY)
         self._exclusions.put(nodeconfig.unmasqueraded(self._cfg.native_routing_cidrs))
         self._exclusions.flush()
         self._exclusions.prune()
@@ -58,6 +61,12 @@ class NodeMaps:
         """Generation of the host's policy in the kernel; 0 when it never had one."""
         return self._generation
 
+    @property
+    def judges_host(self) -> bool:
+        """Whether the programs judge the node's own packets."""
+        raw = self._node.actual.get(_ONLY_KEY)
+        return raw is not None and bool(layout.NodeConfig.unpack(raw).flags & layout.NODE_HOST_FIREWALL)
+
     def set_network(self, facts: NetworkFacts) -> None:
         """The kernel has made the network: the programs may go by it."""
         self._facts = facts
@@ -67,6 +76,12 @@ class NodeMaps:
         """What the kernel can do was probed."""
         self._features = features
         self._describe()
+
+    def set_proxied(self, *, on: bool) -> None:
+        """Whether any answer may be the DNS proxy's (NODE_PROXY)."""
+        if on is not self._proxied:
+            self._proxied = on
+            self._describe()
 
     def write_host(self, host: Endpoint) -> None:
         """The host's map is in place and has a new generation. Raises Unavailable when the kernel refuses."""
@@ -125,6 +140,7 @@ class NodeMaps:
             self._features,
             generation=self._generation,
             enforce_host=self._enforce_host,
+            proxied=self._proxied,
         )
         self._node.put({_ONLY_KEY: config.pack()})
         self._node.flush()

@@ -12,11 +12,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 
+from axoneme.lib.intentstream import StreamState
 from shim.config import ShimConfig
 from shim.cookies import CookieTable
 from shim.datapath import Datapath
+from shim.dns.names import LearnedNames
+from shim.dns.nodepart import node_dns
+from shim.dns.session import DnsSession
 from shim.endpointmap import EndpointMap
 from shim.endpoints import EndpointTable
+from shim.flownames import boot_clock_ns
 from shim.health.endpoint import HealthEndpoint
 from shim.health.part import Health
 from shim.holders import Holders, Host
@@ -24,7 +29,7 @@ from shim.lb.balancer import LoadBalancer
 from shim.localendpoints import EndpointNamespaces, LocalEndpoints
 from shim.localidentities import LocalIdentities
 from shim.maps import layout
-from shim.maps.node import LOCAL
+from shim.maps.node import LOCAL, PROXIED
 from shim.maps.sockets import NETNS
 from shim.membership import Membership
 from shim.network import NetworkFacts
@@ -36,6 +41,7 @@ from shim.nodestreams import Channels, NodeStreams
 from shim.ownnode import lb_view, own_entry
 from shim.peer import PeerNode, PeerTable
 from shim.policies import PolicySink
+from shim.proxiedports import ProxiedPorts
 from shim.routes import NodeEntry
 from shim.services import Services
 from shim.state import NodeState
@@ -66,6 +72,7 @@ class NodeParts:
         self.services = Services(channels.identity, channels.policy, node_name=cfg.node_name)
         self._build_tables()
         self._build_description()
+        self._build_dns()
         self._build_sinks()
         self.streams = NodeStreams(
             cfg,
@@ -74,9 +81,14 @@ class NodeParts:
             nodes=self.nodes,
             policies=self.policies,
             balancer=self.balancer,
+            names=self.learned_names,
             declare=self._declare,
             rng=rng,
         )
+        self.dns_session = None
+        if channels.fqdn is not None:
+            target = f"unix:{cfg.fqdn_socket}"
+            self.dns_session = DnsSession(target, self.dns, self.policies, rng=rng, clock=clock)
         self._build_workloads()
         self._build_membership()
         self.health_endpoint = HealthEndpoint(self.workloads, self.policies)
@@ -107,6 +119,14 @@ class NodeParts:
             generation = self.node_maps.host_generation or self._first_generation()
             self.host = Host(cfg.node_name, generation=generation, write=self.node_maps.write_host)
 
+    def _build_dns(self) -> None:
+        """What names are to policy, and the proxy's part in it."""
+        cfg, maps = self._cfg, self.datapath.maps
+        self.learned_names = LearnedNames(boot_clock_ns)
+        self.proxied_ports = ProxiedPorts(maps[PROXIED.name], self.node_maps, clock=self._clock)
+        self.proxied_ports.load()
+        self.dns = node_dns(cfg, self.local, maps[layout.LEARNED.name], self.proxied_ports, clock=self._clock)
+
     def _build_sinks(self) -> None:
         cfg, datapath, clock = self._cfg, self.datapath, self._clock
         self.policies = PolicySink(
@@ -117,6 +137,7 @@ class NodeParts:
             prefixes=self.ipcache,
             checkpoint=self._checkpoint,
             clock=clock,
+            dns=self.dns,
         )
         self.nodes = NodeSink(
             own_key=own_entry(cfg).key,
@@ -164,6 +185,11 @@ class NodeParts:
 
     def _first_generation(self) -> int:
         return self._rng.randint(1, 0xFFFF_FFFF)
+
+    def stream_states(self) -> list[StreamState]:
+        """State of every stream, the DNS proxy's session among them."""
+        session = self.dns_session
+        return [*self.streams.states(), *([session.status()] if session is not None else [])]
 
     # --- for the state file
 

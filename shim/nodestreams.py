@@ -14,9 +14,11 @@ from axoneme.api.identity.v1 import identity_pb2_grpc
 from axoneme.api.policy.v1 import policy_pb2_grpc
 from axoneme.lib.channel import ServiceChannel
 from axoneme.lib.intentstream import IntentClient, StreamState
+from axoneme.lib.intentstream.timing import Timing
 from axoneme.lib.policy.model import SubjectPolicy
 from axoneme.lib.tasks import TaskScope
 from shim.config import ShimConfig
+from shim.dns.names import LearnedName, LearnedNames, NamesCodec, names_call
 from shim.lb.balancer import LoadBalancer
 from shim.lb.model import Service
 from shim.lb.wire import ServicesCodec
@@ -29,11 +31,13 @@ from shim.wire import IpcacheCodec, NodesCodec, PoliciesCodec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channels:
-    """Ways to the services; a cluster without services to balance has no clustermesh."""
+    """Ways to the services; a cluster without services to balance has no clustermesh, a node without a DNS
+    proxy no fqdn."""
 
     identity: ServiceChannel
     policy: ServiceChannel
     clustermesh: ServiceChannel | None = None
+    fqdn: ServiceChannel | None = None
 
 
 class NodeStreams:
@@ -48,6 +52,7 @@ class NodeStreams:
         nodes: NodeSink,
         policies: PolicySink,
         balancer: LoadBalancer,
+        names: LearnedNames,
         declare: Callable[[], Awaitable[None]],
         rng: random.Random,
     ) -> None:
@@ -83,6 +88,9 @@ class NodeStreams:
         self.services: IntentClient[Service] | None = None
         if channels.clustermesh is not None:
             self.services = _services_stream(cfg, channels.clustermesh, balancer, rng)
+        self.names: IntentClient[LearnedName] | None = None
+        if channels.fqdn is not None:
+            self.names = _names_stream(cfg, channels.fqdn, names, rng)
 
     def start(self, scope: TaskScope) -> None:
         """Begins to follow."""
@@ -91,11 +99,13 @@ class NodeStreams:
         scope.start("policy stream", self.policy.run())
         if self.services is not None:
             scope.start("services stream", self.services.run())
+        if self.names is not None:
+            scope.start("names stream", self.names.run())
 
     def states(self) -> Sequence[StreamState]:
-        """State of the streams; that of services only where there are some."""
+        """State of the streams; those of services and names only where there are some."""
         states = [self.ipcache.status(), self.nodes.status(), self.policy.status()]
-        return states if self.services is None else [*states, self.services.status()]
+        return [*states, *(one.status() for one in (self.services, self.names) if one is not None)]
 
 
 def _services_stream(
@@ -109,6 +119,21 @@ def _services_stream(
         sink=balancer,
         node_name=cfg.node_name,
         rng=rng,
+    )
+
+
+def _names_stream(
+    cfg: ShimConfig, channel: ServiceChannel, names: LearnedNames, rng: random.Random
+) -> IntentClient[LearnedName]:
+    return IntentClient[LearnedName](
+        "SubscribeNames",
+        channel=channel,
+        open_stream=names_call,
+        codec=NamesCodec(),
+        sink=names,
+        node_name=cfg.node_name,
+        rng=rng,
+        timing=Timing(reconnect_first_seconds=0.1, reconnect_limit_seconds=1.0),
     )
 
 

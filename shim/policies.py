@@ -1,8 +1,8 @@
 """Takes the policy stream: each subject's mapstate into the maps of its holders, endpoints and the host.
 
-    SubjectPolicy ─► prefixes that it names get numbers ─► maps in force learn them ─► ipcache
-                  ─► mapstate ─► enforceable? room? ─► InnerMaps ─► generation bump (axoneme_ep, axoneme_node)
-                  ─► prefixes that nobody names any more: out of the ipcache, then out of the maps
+    SubjectPolicy ─► prefixes and DNS selectors get numbers ─► maps in force learn them ─► ipcache, DNS proxy
+                  ─► mapstate ─► enforceable? room? the proxy's rules ready? ─► InnerMaps ─► generation bump
+                  ─► prefixes and selectors that nobody names: out of ipcache and proxy, then out of the maps
 
 A policy is in force whole or not at all. What cannot be applied leaves the last good policy in force, or the
 endpoint locked when it had none, and is reported per subject and tried again. The order above lets no packet
@@ -16,26 +16,32 @@ everything. Endpoints come and go meanwhile, so they are looked up again after e
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 
+from axoneme.lib import log
 from axoneme.lib.bpf.errors import BpfError
 from axoneme.lib.bpf.maps import BpfMap
-from axoneme.lib.errors import AxonemeError
+from axoneme.lib.errors import AxonemeError, Unavailable
 from axoneme.lib.intent import Failure
 from axoneme.lib.policy.model import SubjectPolicy
+from axoneme.lib.policycodec import host_node
 from shim.cookies import CookieTable
 from shim.datapath import Datapath
+from shim.dns.nodedns import NodeDns, mark_learning, redirects_of
 from shim.endpoints import Endpoint, EndpointState
 from shim.holders import Holders
 from shim.inforce import InForce, PoliciesInForce
-from shim.innermaps import InnerMaps
-from shim.localidentities import LocalIdentities
+from shim.innermaps import Content, InnerMaps
+from shim.localidentities import LocalIdentities, LocalKey
 from shim.maps import layout
-from shim.mapstates import Mapstate, Ports
+from shim.mapstates import Mapstate, Ports, redirected_in
 from shim.policyfaults import PolicyFaults, failure_of
 from shim.prefixes import NodePrefixes, PrefixTable
 from shim.subjects import Subjects, lives
+
+logger = logging.getLogger(__name__)
 
 
 class PolicySink:
@@ -51,8 +57,10 @@ class PolicySink:
         prefixes: PrefixTable,
         checkpoint: Callable[[], None],
         clock: Callable[[], float],
+        dns: NodeDns | None = None,
         max_entries: int = layout.POLICY_INNER.max_entries,
     ) -> None:
+        """Without `dns` the node has no DNS proxy."""
         self.complete = False
         self.judged_by = PoliciesInForce(holders)
         self._holders = holders
@@ -60,6 +68,7 @@ class PolicySink:
         self._cookies = cookies
         self._local = local
         self._prefixes = NodePrefixes(local, prefixes, checkpoint)
+        self._dns = dns or NodeDns.without_proxy(local)
         self._max_entries = max_entries
         self._maps = InnerMaps(datapath, max_entries=max_entries)
         self._mapstates: dict[tuple[str, Ports], Mapstate] = {}
@@ -72,7 +81,9 @@ class PolicySink:
         """Takes over the map that the kernel has for an endpoint; False when it has none."""
         if not await self._maps.adopt(endpoint.endpoint_id):
             return False
-        self.judged_by.adopt(endpoint.endpoint_id)
+        number = endpoint.endpoint_id
+        redirected = frozenset(redirected_in(self._maps.content_of(number)).values())
+        self.judged_by.adopt(number, redirected)
         return True
 
     async def resume(self) -> None:
@@ -105,6 +116,16 @@ class PolicySink:
             self._maps.remove(endpoint_id)
             self.judged_by.remove(endpoint_id)
             await self._settle(())
+        await self.forget_learned(endpoint_id)
+
+    def forget_host(self) -> None:
+        """The node itself is judged no more: what an earlier life left of its policy goes."""
+        self._maps.remove(layout.HOST_ENDPOINT_ID)
+
+    async def forget_learned(self, endpoint_id: int) -> None:
+        """Nothing that was learned under this number stays (shim.dns.learned says why twice). Raises
+        BpfError."""
+        await self._dns.forget(endpoint_id)
 
     async def retry_due(self) -> bool:
         """Tries failed subjects again; True when failures are others than were last told."""
@@ -114,6 +135,27 @@ class PolicySink:
         changed = self._faults.changed()
         self._faults.tell()
         return changed
+
+    async def settle_again(self) -> None:
+        """After news of the DNS proxy: what waits is tried again, whatever its time."""
+        async with self._lock:
+            await self._settle(())
+
+    async def name_sets(self, keys: Iterable[LocalKey]) -> dict[LocalKey, int]:
+        """Numbers of sets of names that the DNS proxy met; what cannot be had is not in the answer."""
+        async with self._lock:
+            wanted = [key for key in keys if self._wants(key)]
+            await self._settle(())
+            numbers = self._dns.names.table.numbers
+            return {key: numbers[key] for key in wanted if key in numbers}
+
+    def _wants(self, key: LocalKey) -> bool:
+        try:
+            self._dns.names.ask(key.prefix, key.names)
+        except AxonemeError as error:
+            logger.warning("no identity for names", extra={log.ERROR: log.clip(error)})
+            return False
+        return True
 
     async def finish_again(self) -> Mapping[str, Failure]:
         """After a change of local identities: maps learn what is new."""
@@ -162,6 +204,7 @@ class PolicySink:
             repairs = self._maps.audit()
             if self.complete:
                 repairs += self._maps.prune([endpoint.endpoint_id for endpoint in self._holders])
+                await self._dns.drop_idle()
         return repairs
 
     # --- the order of things
@@ -180,6 +223,8 @@ class PolicySink:
                 break
             waiting = blocked
         await self._let_go()
+        self._dns.settle_ports(self.judged_by.redirected())
+        self._dns.tell(redirects_of(self._holders, self.judged_by, self.policies))
         self._report(before, changed)
 
     def _name_prefixes(self) -> None:
@@ -187,12 +232,17 @@ class PolicySink:
         policies = [self.policies[key] for key in alive if key in self.policies]
         policies += [policy for _, policy in self.judged_by.policies()]
         self._subjects.look_up_named(policies)
-        self._prefixes.want(policies, keep=self.judged_by.any_unknown())
+        keep = self.judged_by.any_unknown()
+        self._prefixes.want(policies, keep=keep)
+        self._dns.names.want(policies, self._local.wanted_prefixes(), keep=keep or not self.complete)
+        self._prefixes.save()
 
     async def _publish(self) -> None:
         """Maps first, then the ipcache; connections under policies that name a prefix meet it at once."""
         await self._catch_up()
-        fresh = self._prefixes.publish(self.judged_by.covered(self._local.revision))
+        covered = self.judged_by.covered(self._local.revision)
+        fresh = self._prefixes.publish(covered)
+        await self._dns.publish(min(covered, self._prefixes.durable))
         if not fresh:
             return
         for endpoint_id, policy in self.judged_by.policies():
@@ -237,7 +287,7 @@ class PolicySink:
             failure = self._obstacle(policy, members())
             if failure is None:
                 try:
-                    await self._put_in_force(key, ports, policy, members)
+                    await self._put_in_force(key, ports, policy, members, gated=True)
                 except (AxonemeError, BpfError, KeyError) as error:
                     failure = failure_of(error)
             if failure is not None:
@@ -249,16 +299,25 @@ class PolicySink:
         """A prefix that cannot be told apart. An unknown map learns it only with the policy itself."""
         if any(map(self.judged_by.is_unknown, members)):
             return None
-        return self._prefixes.obstacle(policy, self.judged_by.blocking(self._local.revision))
+        blocking = self.judged_by.blocking(self._local.revision)
+        failure = self._prefixes.obstacle(policy, blocking)
+        return failure or self._dns.names.obstacle(policy, self._prefixes.named_in(policy), blocking)
 
     async def _put_in_force(
-        self, key: str, ports: Ports, policy: SubjectPolicy, members: Callable[[], list[int]]
+        self,
+        key: str,
+        ports: Ports,
+        policy: SubjectPolicy,
+        members: Callable[[], list[int]],
+        *,
+        gated: bool = False,
     ) -> None:
-        """Raises AxonemeError, BpfError or KeyError; then the last map stays."""
+        """`gated`: new redirects wait for their rules. Raises AxonemeError, BpfError or KeyError; then the
+        last map stays."""
         state = self._mapstates.setdefault((key, ports), Mapstate(ports))
         revision = self._local.revision
-        content = await state.move(policy, self._local, self._cookies)
-        refusal = state.refusal()
+        content = await state.move(policy, self._local, self._cookies, self._dns.port_for(key))
+        refusal = state.refusal(host=host_node(key) is not None)
         if refusal is not None:
             raise refusal
         room = self._max_entries
@@ -266,7 +325,29 @@ class PolicySink:
             raise _TooLargeError(
                 f"the policy needs {len(content)} entries, a map holds {room}; the last one stays in force"
             )
-        await self._maps.switch(members, content, partial(self.judged_by.switched, InForce(policy, revision)))
+        admit = partial(self._admit, key, policy, members, content) if gated else _always
+        admit()
+        learns = bool(self._dns.names.names_in(policy))
+        if learns:  # first: the map in force knows every number that may be found
+            mark_learning(self._holders, members(), learns=True)
+        self._dns.open_ports(state.redirected | self.judged_by.redirected())
+        in_force = InForce(policy, revision, state.redirected)
+        await self._maps.switch(members, content, partial(self.judged_by.switched, in_force), admit)
+        if not learns:
+            mark_learning(self._holders, members(), learns=False)
+
+    def _admit(
+        self, key: str, policy: SubjectPolicy, members: Callable[[], list[int]], content: Content
+    ) -> None:
+        """Redirects come after the rules that they need; a map of an earlier life that holds the same already
+        is only given its name. Raises Unavailable."""
+        numbers = members()
+        known = [one for one in numbers if not self.judged_by.is_unknown(one)]
+        if not known and all(self._maps.content_of(one) == content for one in numbers):
+            return
+        failure = self._dns.obstacle(key, policy)
+        if failure is not None and redirected_in(content):
+            raise Unavailable(failure.message, reason=failure.reason)
 
     def _judged_by_this(self, key: str, ports: Ports, policy: SubjectPolicy) -> Callable[[], list[int]]:
         """Holders whose map was made of exactly this."""
@@ -309,6 +390,10 @@ class PolicySink:
         """A removed subject keeps its last policy until its holders are gone."""
         self._faults.forget(key)
         self._subjects.forget(key)
+
+
+def _always() -> None:
+    pass
 
 
 class _TooLargeError(AxonemeError):

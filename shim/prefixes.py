@@ -47,6 +47,11 @@ class NodePrefixes:
         self._kept = True  # what was restored is wanted until somebody says otherwise
         self._published: dict[str, int] = {}
 
+    @property
+    def durable(self) -> int:
+        """The revision of local identities that is on disk."""
+        return self._durable
+
     def named_in(self, policy: SubjectPolicy) -> frozenset[str]:
         """The prefixes of a policy's definitions."""
         known = self._named_by.get(id(policy))

@@ -192,6 +192,11 @@ def shim_program(machine: str | None = None) -> bytes:
     return _program(machine, (*FOREIGN, *OF_THE_HELPER), bpf_commands=MAP_COMMANDS)
 
 
+def fqdn_program(machine: str | None = None) -> bytes:
+    """The DNS proxy's filter, which is the shim's: its capabilities are of sockets, maps it only opens."""
+    return shim_program(machine)
+
+
 def helper_program(machine: str | None = None) -> bytes:
     """The helper's filter; empty on an architecture whose numbers are not known."""
     return _program(machine, FOREIGN, bpf_commands=None)

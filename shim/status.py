@@ -25,7 +25,12 @@ SERVICE_BY_STREAM = {
     "SubscribeNodes": "identity",
     "SubscribeEndpointPolicies": "policy",
     "SubscribeServices": "clustermesh",
+    "SubscribeNames": "fqdn",
+    "SyncRedirects": "fqdn",
 }
+_TOLD_BY_ITS_PART = "SyncRedirects"
+_NO_PART_OF_POLICY = ("clustermesh", "fqdn")
+"""An endpoint may start before their first snapshot."""
 
 
 class NodeStatus:
@@ -86,7 +91,8 @@ class NodeStatus:
         if self._policy_audit:
             found.append("policy denials are reported and not enforced on this node; switch policy_audit off")
         for state in self._streams():
-            found += stream_problems(state)
+            if state.name != _TOLD_BY_ITS_PART:
+                found += stream_problems(state)
         for endpoint in self._endpoints:
             if endpoint.state is not EndpointState.READY:
                 found.append(
@@ -112,15 +118,14 @@ class NodeStatus:
         """Why the node cannot serve new endpoints yet; None when it can."""
         if not self._membership.registered:
             return self._membership.problem
-        # Services are no part of policy: an endpoint may start before their first snapshot.
-        streams = [state for state in self._streams() if SERVICE_BY_STREAM.get(state.name) != "clustermesh"]
+        streams = [one for one in self._streams() if _service_of(one) not in _NO_PART_OF_POLICY]
         waiting = [state for state in streams if not state.synced]
         return stream_problems(waiting[0])[0] if waiting else None
 
 
 def stream_problems(state: StreamState) -> list[str]:
     """What is wrong with a stream, in words."""
-    service = SERVICE_BY_STREAM.get(state.name, "responsible")
+    service = _service_of(state)
     found = []
     why = state.error.partition("; last error")[0]
     if not state.synced:
@@ -138,6 +143,10 @@ def stream_problems(state: StreamState) -> list[str]:
     if (more := len(state.failures) - MAX_NAMED) > 0:
         found.append(f"{state.name}: {more} more resources are not in the kernel; they are tried again")
     return found
+
+
+def _service_of(state: StreamState) -> str:
+    return SERVICE_BY_STREAM.get(state.name, "responsible")
 
 
 def lost_events_of(datapath: Datapath) -> int:

@@ -1,12 +1,13 @@
-"""Starts and keeps a node's processes: the privileged helper, then the shim. Standard library only.
+"""Starts and keeps a node's processes: the privileged helper, the DNS proxy, the shim. Standard library only.
 
     python -m shim.supervisor --config node.toml
 
 A process that ends is started again: at once after a long life, else after 0.1 s, doubling to 1 s. SIGTERM
 goes to the processes in reverse order of their start, each with its own time to end. Between fork and exec
-the helper keeps only the capabilities of its list, and the shim loses every one; then each comes under its
-filter of system calls (`seccomp`), and once it runs, neither starts other programs. When the supervisor
-itself dies, the kernel ends its children; the kernel's maps and programs go on.
+helper and proxy keep only the capabilities of their lists, the shim loses every one, and each comes under its
+filter of system calls (`seccomp`); once they run, none starts other programs. A process with a heartbeat that
+stands still is killed and started again. No process ends with another one. When the supervisor itself dies,
+the kernel ends its children; the kernel's maps and programs go on.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from shim import privileges, seccomp
 
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, LONG_LIFE_SECONDS = 0.1, 1.0, 10.0
 STOP_SECONDS = 15.0
+HEARTBEAT_LIMIT_SECONDS, HEARTBEAT_LOOK_SECONDS, HEARTBEAT_START_SECONDS = 2.0, 0.25, 10.0
 
 # What the helper's closed list of requests needs. NET_ADMIN: links, addresses, routes, neighbours, and
 # programs of tc; with BPF it loads, attaches and makes maps. SYS_ADMIN: entering a workload's network
@@ -40,16 +42,24 @@ STOP_SECONDS = 15.0
 # more rights than these stays closed to it, and such a workload is named by /run/netns/NAME.
 HELPER_CAPABILITIES = (privileges.CAP_BPF, privileges.CAP_NET_ADMIN, privileges.CAP_SYS_ADMIN)
 
+# What the DNS proxy's sockets need. NET_ADMIN: transparent sockets, marks, and addresses of others to send
+# from. NET_RAW: answers whose source is the resolver. NET_BIND_SERVICE: pods may ask from ports below 1024.
+FQDN_CAPABILITIES = (privileges.CAP_NET_ADMIN, privileges.CAP_NET_BIND_SERVICE, privileges.CAP_NET_RAW)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSpec:
-    """One process of a node, with the capabilities that it keeps, and its filter of system calls."""
+    """One process of a node, with the capabilities that it keeps, and its filter of system calls.
+
+    `heartbeat`: a file that the process touches at least every second while it works.
+    """
 
     name: str
     command: tuple[str, ...]
     capabilities: tuple[int, ...] = ()
     filter_program: bytes = b""
     environment: Mapping[str, str] = field(default_factory=dict)
+    heartbeat: Path | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +70,33 @@ class _Child:
     backoff_seconds: float = FIRST_BACKOFF_SECONDS
     due: float = 0.0
     restarts: int = -1
+    pulse: Pulse | None = None
+
+
+class Pulse:
+    """Whether a heartbeat goes on: a file's time that changes, whatever the wall clock says of it."""
+
+    def __init__(self, path: Path, now: float) -> None:
+        self._path = path
+        self._time = self._read()
+        self._looked = now
+        self._silent = HEARTBEAT_LIMIT_SECONDS - HEARTBEAT_START_SECONDS
+
+    def stopped(self, now: float) -> bool:
+        """Whether it stood still for too long. What this process slept through itself does not count."""
+        passed, self._looked = now - self._looked, now
+        current = self._read()
+        if current != self._time:
+            self._time, self._silent = current, 0.0
+        else:
+            self._silent += min(passed, 2 * HEARTBEAT_LOOK_SECONDS)
+        return self._silent >= HEARTBEAT_LIMIT_SECONDS
+
+    def _read(self) -> int:
+        try:
+            return self._path.stat().st_mtime_ns
+        except OSError:
+            return 0
 
 
 def node_processes(config_file: Path) -> list[ProcessSpec]:
@@ -84,7 +121,24 @@ def node_processes(config_file: Path) -> list[ProcessSpec]:
         command=(python, "-m", "shim.main", "--config", str(config_file)),
         filter_program=seccomp.shim_program(),
     )
-    return [shim] if settings.get("datapath") == "memory" else [helper, shim]
+    if settings.get("datapath") == "memory":
+        return [shim]
+    proxy = [_fqdn(config_file, Path(run_directory))] if settings.get("dns_proxy", True) else []
+    return [helper, *proxy, shim]
+
+
+def _fqdn(config_file: Path, run_directory: Path) -> ProcessSpec:
+    """The DNS proxy: before the shim, so that policies find it."""
+    return ProcessSpec(
+        name="fqdn",
+        command=(
+            *(sys.executable, "-m", "shim.confined", "services.fqdn.main"),
+            *("--config", str(config_file)),
+        ),
+        capabilities=FQDN_CAPABILITIES,
+        filter_program=seccomp.fqdn_program(),
+        heartbeat=run_directory / "fqdn.heartbeat",
+    )
 
 
 def _settings(config_file: Path) -> dict[str, Any]:
@@ -120,6 +174,7 @@ class Supervisor:
                 self._start_due()
                 selector.select(self._wait_seconds())
                 self._drain()
+                self._end_silent()
                 self._reap()
         self._stop_all()
         return 0
@@ -155,7 +210,16 @@ class Supervisor:
             preexec_fn=before_exec,
             stdin=subprocess.DEVNULL,
         )
+        child.pulse = Pulse(child.spec.heartbeat, self._clock()) if child.spec.heartbeat else None
         self._say("process started", child, pid=child.process.pid, restarts=child.restarts)
+
+    def _end_silent(self) -> None:
+        """What hangs is killed: it would not listen to anything gentler."""
+        for child in self._children:
+            if child.process and child.pulse and child.pulse.stopped(self._clock()):
+                child.pulse = None
+                self._say("process does not answer", child, pid=child.process.pid)
+                child.process.kill()
 
     def _reap(self) -> None:
         for child in self._children:
@@ -172,8 +236,9 @@ class Supervisor:
             self._say("process ended", child, code=code, lived_seconds=round(lived, 3))
 
     def _wait_seconds(self) -> float | None:
-        waiting = [child.due for child in self._children if child.process is None]
-        return max(0.0, min(waiting) - self._clock()) if waiting else None
+        waits = [child.due - self._clock() for child in self._children if child.process is None]
+        waits += [HEARTBEAT_LOOK_SECONDS for child in self._children if child.process and child.pulse]
+        return max(0.0, min(waits)) if waits else None
 
     def _drain(self) -> None:
         try:

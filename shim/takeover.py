@@ -56,10 +56,13 @@ class Takeover:
         number = endpoint.endpoint_id
         # The stored number may be older than what conntrack knows; without the kernel's a new start is made.
         generation = self._endpoint_map.generation_of(endpoint) or self._first_generation()
+        learns = endpoint.learns or self._endpoint_map.learns(endpoint)  # rather once too often
         adopted = await self._policies.adopt(endpoint)
         state = endpoint.state if adopted else EndpointState.LOCKED
         reason = endpoint.state_reason if adopted else "waits for its first mapstate since the restart"
-        self._endpoints.put(replace(endpoint, state=state, state_reason=reason, policy_generation=generation))
+        self._endpoints.put(
+            replace(endpoint, state=state, state_reason=reason, policy_generation=generation, learns=learns)
+        )
         try:
             if whole:
                 await self._attachments.take_over(endpoint)

@@ -126,6 +126,7 @@ class Workloads:
             self.endpoints.put(endpoint)
         try:
             self._checkpoint()
+            await self._policies.forget_learned(endpoint.endpoint_id)
             await self._interest.change_interest(added=[subject_key(identity)])
             endpoint = await self.attachments.connect(endpoint)
             await self._policies.apply_to(endpoint.endpoint_id)
@@ -159,6 +160,7 @@ class Workloads:
             self.endpoints.put(endpoint)
             try:
                 self._checkpoint()
+                await self._policies.forget_learned(endpoint.endpoint_id)
                 await self.attachments.connect(endpoint)
                 await self._policies.apply_to(endpoint.endpoint_id)
             except (AxonemeError, BpfError, OSError):

@@ -80,6 +80,16 @@ def tls_files(ca_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     return issue
 
 
+@pytest.fixture(params=["grpc", "h2"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Serves everything of a test with each server in turn: grpc.aio, then our own HTTP/2."""
+    from axoneme.lib import grpcserver
+
+    chosen: str = request.param
+    monkeypatch.setattr(grpcserver, "DEFAULT_ENGINE", chosen)
+    return chosen
+
+
 @pytest.fixture
 def socket_directory() -> Iterator[Path]:
     """A short private folder: paths of unix sockets are limited to 107 bytes."""

@@ -12,14 +12,15 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
 
 from axoneme.api.hubble.observer import observer_pb2
 
 _RAW: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
-def response_json(response: observer_pb2.GetFlowsResponse) -> str:
-    """A response as one line without newline."""
+def response_json(response: Message) -> str:
+    """A response (or another message) as one line without newline."""
     values = json_format.MessageToDict(response, preserving_proto_field_name=True)
     text = json.dumps(_ordered(values, response.DESCRIPTOR), ensure_ascii=False, separators=(",", ":"))
     return _RAW.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

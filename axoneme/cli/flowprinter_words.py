@@ -1,7 +1,7 @@
-"""The words of a flow: times, ends, type, verdict, summary, each as plain text without control characters.
+"""The words of a flow: times, ends, type, verdict, summary, each as text that is not cleaned yet.
 
-Pure functions over protobuf messages. Every text that comes from a flow passes `clean` exactly once, here or
-in the printers, so nothing that a workload can name reaches a terminal as a control sequence.
+Pure functions over protobuf messages. The printers pass every line or cell through `clean`, which works
+character by character, so nothing that a workload can name reaches a terminal as a control sequence.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from axoneme.api.hubble.flow import flow_pb2
@@ -33,6 +35,15 @@ _DROP_TEXTS: Final = {
     160: "No tunnel/encapsulation endpoint (datapath BUG!)", 181: "Policy denied by denylist",
     189: "Authentication required",
 }  # fmt: skip
+_TRACE: Final = EVENT_TYPES["trace"]
+_DROP: Final = EVENT_TYPES["drop"]
+_POLICY_VERDICT: Final = EVENT_TYPES["policy-verdict"]
+_POLICY_WORDS: Final = {
+    "FORWARDED": "ALLOWED", "REDIRECTED": "ALLOWED", "DROPPED": "DENIED", "ERROR": "DENIED", "AUDIT": "AUDITED",
+}  # fmt: skip
+_SOCKET_POINTS: Final = {1: "pre-xlate-fwd", 2: "post-xlate-fwd", 3: "pre-xlate-rev", 4: "post-xlate-rev"}
+VERDICTS: Final[dict[int, str]] = {number: name for name, number in flow_pb2.Verdict.items()}
+DIRECTIONS: Final[dict[int, str]] = {number: name for name, number in flow_pb2.TrafficDirection.items()}
 _UPPER_WORDS: Final = {
     "ip": "IP", "l2": "L2", "l3": "L3", "l4": "L4", "ct": "CT", "nat": "NAT", "icmpv4": "ICMPv4",
     "tcp": "TCP", "icmpv6": "ICMPv6", "ipv6": "IPv6", "edt": "EDT", "fib": "FIB", "lb": "LB",
@@ -43,7 +54,7 @@ _UPPER_WORDS: Final = {
 
 def clean(text: str) -> str:
     """Escape control characters, C1 codes and direction marks: ESC as `^[`, CR as `\\r`, others by number."""
-    return _UNSAFE.sub(_spell, text)
+    return text if text.isprintable() else _UNSAFE.sub(_spell, text)
 
 
 def _spell(match: re.Match[str]) -> str:
@@ -56,8 +67,17 @@ def _spell(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+@lru_cache(maxsize=64)
+def stamp(seconds: int) -> str:
+    """`Mar  1 10:00:02`: flows of one second share it."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{_MONTHS[moment.month - 1]} {moment.day:2d} {moment:%H:%M:%S}"
+
+
 def format_time(time: Timestamp, style: str = "StampMilli") -> str:
     """A time in UTC; an unknown style is StampMilli."""
+    if style == "StampMilli":
+        return f"{stamp(time.seconds)}.{time.nanos // 1_000_000:03d}"
     moment = datetime.fromtimestamp(time.seconds, UTC)
     if style in ("YearMonthDay", "YearMonthDayHour", "YearMonthDayHourMinute"):
         parts = {"YearMonthDay": "%Y-%m-%d", "YearMonthDayHour": "%Y-%m-%dT%H+00:00"}
@@ -69,21 +89,21 @@ def format_time(time: Timestamp, style: str = "StampMilli") -> str:
     if style == "RFC1123Z":
         head = f"{_DAYS[moment.weekday()]}, {moment.day:02d} {_MONTHS[moment.month - 1]} {moment.year:04d}"
         return f"{head} {moment:%H:%M:%S} +0000"
-    return f"{_MONTHS[moment.month - 1]} {moment.day:2d} {moment:%H:%M:%S}.{time.nanos // 1_000_000:03d}"
+    return f"{stamp(time.seconds)}.{time.nanos // 1_000_000:03d}"
 
 
 def host_and_port(flow: flow_pb2.Flow, *, source: bool, numeric: bool) -> tuple[str, str]:
     """One end as (host, port): pod, service, DNS names or address; the port is empty when there is none."""
     end = flow.source if source else flow.destination
     if not flow.HasField("IP"):
-        return clean(flow.ethernet.source if source else flow.ethernet.destination), ""
+        return flow.ethernet.source if source else flow.ethernet.destination, ""
     address = flow.IP.source if source else flow.IP.destination
     kind = flow.l4.WhichOneof("protocol")
     port = 0
     if kind in ("TCP", "UDP", "SCTP"):
         layer4 = getattr(flow.l4, kind)
         port = layer4.source_port if source else layer4.destination_port
-    return clean(address if numeric else _name(flow, end, source) or address), str(port) if port else ""
+    return address if numeric else _name(flow, end, source) or address, str(port) if port else ""
 
 
 def _name(flow: flow_pb2.Flow, end: flow_pb2.Endpoint, source: bool) -> str:
@@ -113,28 +133,27 @@ def flow_type(flow: flow_pb2.Flow) -> str:
     if flow.HasField("l7"):
         return _l7_type(flow.l7)
     kind, sub_type = flow.event_type.type, flow.event_type.sub_type
-    if kind == EVENT_TYPES["trace"]:
+    if kind == _TRACE:
         return TRACE_POINTS[sub_type] if 0 <= sub_type < len(TRACE_POINTS) else str(sub_type)
-    if kind == EVENT_TYPES["drop"]:
+    if kind == _DROP:
         return drop_text(sub_type)
-    if kind == EVENT_TYPES["policy-verdict"]:
+    if kind == _POLICY_VERDICT:
         match_type = flow.policy_match_type
         match = _MATCH_TYPES[match_type] if match_type < len(_MATCH_TYPES) else str(match_type)
-        return f"policy-verdict:{match} {_enum(flow_pb2.TrafficDirection, flow.traffic_direction)}"
+        direction = DIRECTIONS.get(flow.traffic_direction) or str(flow.traffic_direction)
+        return f"policy-verdict:{match} {direction}"
     if kind == EVENT_TYPES["capture"]:
-        return _enum(flow_pb2.DebugCapturePoint, flow.debug_capture_point)
+        return enum_text(flow_pb2.DebugCapturePoint, flow.debug_capture_point)
     if kind == EVENT_TYPES["trace-sock"]:
-        return {1: "pre-xlate-fwd", 2: "post-xlate-fwd", 3: "pre-xlate-rev", 4: "post-xlate-rev"}.get(
-            flow.sock_xlate_point, "unknown"
-        )
+        return _SOCKET_POINTS.get(flow.sock_xlate_point, "unknown")
     return "UNKNOWN"
 
 
 def _l7_type(layer7: flow_pb2.Layer7) -> str:
-    kind = _enum(flow_pb2.L7FlowType, layer7.type).lower()
+    kind = enum_text(flow_pb2.L7FlowType, layer7.type).lower()
     record = layer7.WhichOneof("record")
     if record == "dns":
-        return clean(f"dns-{kind} {layer7.dns.observation_source}".rstrip())
+        return f"dns-{kind} {layer7.dns.observation_source}".rstrip()
     return f"{'http' if record == 'http' else 'l7' if record is None else record}-{kind}"
 
 
@@ -156,16 +175,9 @@ def drop_text(reason: int) -> str:
 
 def verdict_text(flow: flow_pb2.Flow, *, policy_names: bool) -> str:
     """The verdict, and after BY the policies that decided when they are wanted and known."""
-    verdict = _enum(flow_pb2.Verdict, flow.verdict)
-    if flow.event_type.type == EVENT_TYPES["policy-verdict"]:
-        words = {
-            "FORWARDED": "ALLOWED",
-            "REDIRECTED": "ALLOWED",
-            "DROPPED": "DENIED",
-            "ERROR": "DENIED",
-            "AUDIT": "AUDITED",
-        }
-        verdict = words.get(verdict, verdict)
+    verdict = VERDICTS.get(flow.verdict) or str(flow.verdict)
+    if flow.event_type.type == _POLICY_VERDICT:
+        verdict = _POLICY_WORDS.get(verdict, verdict)
     names = deciding_policies(flow) if policy_names else ""
     if names and _is_default_deny(flow):
         return f"{verdict} BY DEFAULT: no rule in {names} allows it"
@@ -174,7 +186,7 @@ def verdict_text(flow: flow_pb2.Flow, *, policy_names: bool) -> str:
 
 def _is_default_deny(flow: flow_pb2.Flow) -> bool:
     """Whether nothing matched: the policies named are then those that switched default deny on."""
-    if flow.event_type.type == EVENT_TYPES["drop"]:
+    if flow.event_type.type == _DROP:
         reasons = (flow.drop_reason, flow.event_type.sub_type, flow.drop_reason_desc)
         return flow_pb2.POLICY_DENIED in reasons and not (flow.ingress_allowed_by or flow.egress_allowed_by)
     return flow.policy_match_type == _NO_MATCH and flow.verdict in _REFUSALS
@@ -182,23 +194,23 @@ def _is_default_deny(flow: flow_pb2.Flow) -> bool:
 
 def deciding_policies(flow: flow_pb2.Flow) -> str:
     """Names and kinds of the policies behind a verdict event or a drop; empty for other events."""
-    if flow.event_type.type not in (EVENT_TYPES["policy-verdict"], EVENT_TYPES["drop"]):
+    if flow.event_type.type not in (_POLICY_VERDICT, _DROP):
         return ""
     groups = (flow.ingress_denied_by, flow.egress_denied_by, flow.ingress_allowed_by, flow.egress_allowed_by)
     found: Iterable[flow_pb2.Policy] = next((group for group in groups if group), ())
-    return clean(
-        ", ".join(f"{policy.name} ({policy.kind})" if policy.kind else policy.name for policy in found)
-    )
+    return ", ".join(f"{policy.name} ({policy.kind})" if policy.kind else policy.name for policy in found)
 
 
 def summary_text(flow: flow_pb2.Flow) -> str:
     """Trace id, summary and authentication in one text."""
+    if not flow.auth_type and not flow.HasField("ip_trace_id"):
+        return flow.Summary
     parts = [flow.Summary]
     if flow.ip_trace_id.trace_id:
         parts.insert(0, f"IP Trace ID: {flow.ip_trace_id.trace_id}")
     if flow.auth_type:
-        parts.append(f"Auth: {_enum(flow_pb2.AuthType, flow.auth_type)}")
-    return clean("; ".join(part for part in parts if part))
+        parts.append(f"Auth: {enum_text(flow_pb2.AuthType, flow.auth_type)}")
+    return "; ".join(part for part in parts if part)
 
 
 def name_list(names: Sequence[str]) -> str:
@@ -207,11 +219,11 @@ def name_list(names: Sequence[str]) -> str:
     for index, name in enumerate(names):
         if index and len(text) + len(name) > 50:
             return f"{text} (and {len(names) - index} more)"
-        text += f", {clean(name)}" if index else clean(name)
+        text += f", {name}" if index else name
     return text
 
 
-def _enum(enum: object, number: int) -> str:
+def enum_text(enum: EnumTypeWrapper, number: int) -> str:
     """Name of an enum value, or its number when this build does not know it."""
-    names: dict[int, str] = {value: name for name, value in enum.items()}  # type: ignore[attr-defined]
-    return names.get(number, str(number))
+    value = enum.DESCRIPTOR.values_by_number.get(number)
+    return value.name if value is not None else str(number)

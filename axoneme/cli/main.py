@@ -40,6 +40,9 @@ COMMANDS: dict[str, Entry] = {
     "policy": Entry("services.policy.cli:policy", CLIENT, "Apply, get, delete and list policies; serve."),
     "identity": Entry("services.identity.cli:identity", CLIENT, "List and get identities; serve."),
     "service": Entry("services.clustermesh.cli:service", CLIENT, "Apply, get, delete and list services."),
+    "fqdn": Entry(
+        "services.fqdn.cli:fqdn", CLIENT, "Show names that endpoints looked up, and DNS rules; serve."
+    ),
     "endpoint": Entry("shim.cli:endpoint", CLIENT, "List, add and delete the endpoints of a node."),
     "monitor": Entry("shim.monitorcli:monitor", CLIENT, "Print a node's drops, traces and verdicts."),
     "trace": Entry(

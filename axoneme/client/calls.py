@@ -83,6 +83,13 @@ def node_part() -> Part:
     return Part("node", node_pb2.DESCRIPTOR.services_by_name["NodeService"], node_pb2_grpc.NodeServiceStub)
 
 
+def fqdn_part() -> Part:
+    """The DNS proxy of a node."""
+    from axoneme.api.fqdn.v1 import fqdn_pb2, fqdn_pb2_grpc
+
+    return Part("fqdn", fqdn_pb2.DESCRIPTOR.services_by_name["FqdnService"], fqdn_pb2_grpc.FqdnServiceStub)
+
+
 def health_part(process: str) -> Part:
     """The health service of a process."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -100,6 +107,11 @@ def tls_files(context: Context) -> TlsFiles:
 def node_target(context: Context, node: str) -> str:
     """gRPC target of a node's unix socket. Raises NotFound for an unknown node."""
     return f"unix:{context.node_socket(node)}"
+
+
+def fqdn_target(context: Context, node: str) -> str:
+    """gRPC target of a node's DNS proxy, whose socket is beside the shim's. Raises NotFound."""
+    return f"unix:{context.node_socket(node).with_name('fqdn.sock')}"
 
 
 def with_request_id(request: Any) -> Any:

@@ -1,8 +1,8 @@
 """The client for threads and scripts.
 
-`client.identity`, `.policy`, `.clustermesh`, `.observer`, `.node(name)` and `.node_observer(name)` look like
-the generated stubs and are typed so; calls get a deadline, move to the next target on UNAVAILABLE, and raise
-AxonemeError instead of gRPC errors.
+`client.identity`, `.policy`, `.clustermesh`, `.observer`, `.node(name)`, `.fqdn(name)` and
+`.node_observer(name)` look like the generated stubs and are typed so; calls get a deadline, move to the next
+target on UNAVAILABLE, and raise AxonemeError instead of gRPC errors.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from axoneme.lib.tls import TlsFiles
 
 if TYPE_CHECKING:
     from axoneme.api.clustermesh.v1 import clustermesh_pb2_grpc
+    from axoneme.api.fqdn.v1 import fqdn_pb2_grpc
     from axoneme.api.hubble.observer import observer_pb2_grpc
     from axoneme.api.identity.v1 import identity_pb2_grpc
     from axoneme.api.node.v1 import node_pb2_grpc
@@ -200,6 +201,14 @@ class Client:
         """The Observer of one node on this machine, by its unix socket. Raises NotFound."""
         stub = Stub(calls.observer_part(), self._node_targets(name), self.timeout_seconds, self._rng)
         return cast("observer_pb2_grpc.ObserverStub", stub)
+
+    def fqdn(self, name: str) -> fqdn_pb2_grpc.FqdnServiceStub:
+        """The DNS proxy of a node on this machine. Raises NotFound."""
+        key = f"fqdn/{name}"
+        if key not in self._targets:
+            self._targets[key] = Targets([calls.fqdn_target(self.context, name)], None, None, self._rng)
+        stub = Stub(calls.fqdn_part(), self._targets[key], self.timeout_seconds, self._rng)
+        return cast("fqdn_pb2_grpc.FqdnServiceStub", stub)
 
     def serving(self, process: str, service: str = "", *, node: str | None = None) -> bool:
         """Health of a service or (with `node`) of a node. Raises Unavailable and the like."""

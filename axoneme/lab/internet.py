@@ -52,6 +52,7 @@ NAMES: Final = (
     Site(name="edge.example.net", host=20),
     Site(name="cdn.example.com", host=20, alias_of="edge.example.net"),
     Site(name="www.example.org", host=30),
+    Site(name="www.domain.com", host=40),
 )
 
 
@@ -75,6 +76,8 @@ def upstream() -> list[str]:
         else f"--host-record={one.name},{','.join(one.ips)},{one.ttl}"
         for one in NAMES
     ]
+    zones = sorted({".".join(one.name.split(".")[-2:]) for one in NAMES})
+    records += [f"--local=/{zone}/" for zone in zones]
     trial = [f"--server=/test/{DNS[0]}#{TRIAL_PORT}", "--dns-forward-max=10000"]
     listening = [*(f"--listen-address={ip}" for ip in DNS), "--bind-interfaces"]
     return [DNSMASQ, *_QUIET, *listening, *trial, *records]

@@ -18,6 +18,8 @@ class DualStackServer(ThreadingHTTPServer):
 
     address_family = socket.AF_INET6
     daemon_threads = True
+    # Connections that wait for a busy machine are not to look like packets that were dropped.
+    request_queue_size = 1024
 
     def server_bind(self) -> None:
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -3,6 +3,10 @@
 Its fields give the flags, the environment variables, the keys of the TOML file, `--help` and the table in the
 docs. Later wins: defaults, TOML file, `AXONEME_*` environment, flags. An unknown key in the file is an error,
 so that a misspelt limit never passes for a set one; an unknown environment variable is not ours to judge.
+
+The processes of a node read one file. A class with a `SECTION` has its settings in the table of that name,
+and the environment variables `AXONEME_<SECTION>_*`; those in its `SHARED` are of the whole node: they stand
+at the top of the file, where settings that are not in `SHARED` are left to who knows them.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import click
 from axoneme.lib.errors import FieldViolation, InvalidArgument
 
 ENVIRONMENT_PREFIX = "AXONEME_"
+SECTIONS = frozenset({"fqdn"})
+"""Tables of a node's file that belong to one process alone."""
 TRUE_WORDS, FALSE_WORDS = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
 Config = TypeVar("Config")
@@ -84,7 +90,7 @@ def table(cls: type[Any]) -> list[tuple[str, str, str, str]]:
     return [
         (
             flag_name(field.name),
-            environment_name(field.name),
+            _environment_name(cls, field.name),
             _text(field.default),
             field.metadata.get("help", ""),
         )
@@ -130,15 +136,37 @@ def _sources(
 ) -> list[tuple[str, dict[str, Any]]]:
     """(prefix for messages, raw values) from weak to strong."""
     names = [field.name for field in _fields(cls)]
-    content = _read(Path(file)) if file is not None else {}
-    known = "no such setting; known are " + ", ".join(sorted(names))
-    faults += [FieldViolation(f"{file}: {name}", known) for name in sorted(content.keys() - set(names))]
+    content = _content(cls, _read(Path(file)) if file is not None else {}, f"{file}: ", faults)
     from_file = {name: content[name] for name in names if name in content}
-    from_environment = {
-        name: environ[environment_name(name)] for name in names if environment_name(name) in environ
-    }
+    variables = {name: _environment_name(cls, name) for name in names}
+    from_environment = {name: environ[text] for name, text in variables.items() if text in environ}
     from_flags = {name: flags[name] for name in names if name in flags}
     return [(f"{file}: ", from_file), ("environment, ", from_environment), ("flag, ", from_flags)]
+
+
+def _content(
+    cls: type[Any], content: dict[str, Any], place: str, faults: list[FieldViolation]
+) -> dict[str, Any]:
+    """What a file says to this class; names in it that nobody knows are faults."""
+    section, known = getattr(cls, "SECTION", ""), {field.name for field in _fields(cls)}
+    own, shared = {name: value for name, value in content.items() if name not in SECTIONS}, {}
+    if section:
+        shared = {name: value for name, value in own.items() if name in cls.SHARED}
+        own, known = content.get(section, {}), known - cls.SHARED
+        if not isinstance(own, dict):
+            faults.append(FieldViolation(f"{place}{section}", f"is no table; write [{section}]"))
+            own = {}
+        place += f"[{section}] "
+    text = "no such setting; known are " + ", ".join(sorted(known))
+    faults += [FieldViolation(f"{place}{name}", text) for name in sorted(own.keys() - known)]
+    return {**shared, **{name: value for name, value in own.items() if name in known}}
+
+
+def _environment_name(cls: type[Any], field_name: str) -> str:
+    section = getattr(cls, "SECTION", "")
+    return environment_name(
+        f"{section}_{field_name}" if section and field_name not in cls.SHARED else field_name
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

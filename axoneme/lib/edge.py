@@ -324,12 +324,19 @@ async def _abort(context: Context, error: AxonemeError) -> None:
 
 
 async def _drive(behavior: Behavior, request: Any, context: Context) -> Any:
-    """Runs a handler of either style: async generator, or coroutine that writes by itself."""
+    """Runs a handler of either style: async generator, or coroutine that writes by itself.
+
+    A generator may yield a list of messages: one write where the server can, one after the other elsewhere.
+    """
     if not inspect.isasyncgenfunction(behavior):
         return await behavior(request, context)
     async with contextlib.aclosing(behavior(request, context)) as responses:
         async for response in responses:
-            await context.write(response)
+            if type(response) is list and not getattr(context, "writes_lists", False):
+                for one in response:
+                    await context.write(one)
+            else:
+                await context.write(response)
     return None
 
 

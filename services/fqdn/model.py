@@ -10,6 +10,7 @@ reads and writes of pinned maps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol
@@ -17,6 +18,7 @@ from typing import Final, NamedTuple, Protocol
 from axoneme.lib.dns.wire import Answer, Question
 
 TCP, UDP = 6, 17
+STANDING_SECONDS: Final = 0.005  # as long as what was read of the node's maps is remembered
 REFUSED: Final = 5
 NXDOMAIN: Final = 3
 
@@ -48,6 +50,20 @@ class Ruling(NamedTuple):
     reason: str = ""  # why not, in words
 
 
+class Standing(NamedTuple):
+    """What rules say of a client and a server, for every name. Not `lasting`: true of one query only."""
+
+    matches: Callable[[bytes], bool]  # whether this name (wire form, lower case) may be asked for
+    yes: Ruling
+    no: Ruling
+    lasting: bool = True
+
+
+def no_name(name: bytes) -> bool:  # noqa: ARG001 - any
+    """`matches` of who may ask nothing."""
+    return False
+
+
 class Released(IntEnum):
     """What `Learner.learn` asks for."""
 
@@ -59,8 +75,12 @@ class Released(IntEnum):
 class Judge(Protocol):
     """Rules of this moment."""
 
-    def judge(self, flow: Flow, question: Question) -> Ruling:
-        """Whether the client may ask the server for this name."""
+    @property
+    def table(self) -> object:
+        """Another one when rules changed: no standing of before holds."""
+
+    def standing(self, flow: Flow) -> Standing:
+        """What the client may ask the server for. A lasting one is used for STANDING_SECONDS at most."""
 
 
 class Learner(Protocol):
@@ -78,6 +98,9 @@ class Learner(Protocol):
 
 class EventSink(Protocol):
     """Takes messages as they pass. Must not fail and must not wait."""
+
+    watched: bool  # whether anybody wants to see them
+    unseen: int  # queries that went on while nobody watched: counted here instead of told
 
     def request(self, flow: Flow, ruling: Ruling, question: Question, verdict: Verdict, error: str) -> None:
         """A query; `verdict` DENIED means that the proxy answered it itself.

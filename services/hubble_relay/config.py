@@ -38,6 +38,7 @@ class RelayConfig:
     sort_buffer: int = option(100, "responses held back to put flows of several nodes into time order")
     sort_seconds: float = option(1.0, "time without input after which held flows are sent")
     node_seconds: float = option(5.0, "time a silent node may delay a query that does not follow")
+    flow_server: str = option("grpc", "what serves the listener: grpc, or h2 (own HTTP/2, made for flows)")
     drain_seconds: float = option(5.0, "time that open calls get at shutdown")
     log_level: str = option("info", "debug, info, warning or error")
 

@@ -68,7 +68,13 @@ async def running(
 
         listener = grpcserver.Listener(cfg.listen_address, cfg.tls(), cfg.spiffe_domain(), cfg.name_roles())
         server = await stack.enter_async_context(
-            grpcserver.serving([listener], register, drain_seconds=cfg.drain_seconds, registry=registry)
+            grpcserver.serving(
+                [listener],
+                register,
+                drain_seconds=cfg.drain_seconds,
+                registry=registry,
+                engine=cfg.flow_server,
+            )
         )
         for name in ("", SERVICE, grpcserver.HUBBLE_HEALTH):
             server.set_serving(name, True)  # what is wrong with nodes is said by GetNodes, not by health

@@ -37,6 +37,7 @@
 #define EVENT_POLICY_VERDICT 5
 
 #define TRACE_TO_ENDPOINT 0 /* axoneme_event.sub_type: observation points of Hubble */
+#define TRACE_TO_PROXY 1
 #define TRACE_TO_HOST 2
 #define TRACE_TO_STACK 3
 #define TRACE_TO_OVERLAY 4
@@ -57,6 +58,7 @@
 #define VERDICT_FORWARDED 1
 #define VERDICT_DROPPED 2
 #define VERDICT_AUDIT 4
+#define VERDICT_REDIRECTED 5 /* to the proxy */
 
 #define DROP_INVALID_SOURCE_IP 132
 #define DROP_POLICY_DENIED 133 /* no entry: default deny */
@@ -68,6 +70,7 @@
 #define DROP_TUNNEL_KEY 147
 #define DROP_CT_INSERTION_FAILED 155
 #define DROP_INVALID_EXTENSION_HEADER 156
+#define DROP_FRAGMENTS_NOT_SUPPORTED 157 /* of what goes to the proxy */
 #define DROP_SERVICE_BACKEND_NOT_FOUND 158
 #define DROP_NO_CONFIGURATION 165 /* an action that this program does not know */
 #define DROP_UNSUPPORTED_L2_PROTOCOL 166
@@ -80,7 +83,7 @@
 #define DROP_FIRST_FRAGMENT_NOT_FOUND 175
 #define DROP_FORBIDDEN_ICMPV6_MESSAGE 176
 #define DROP_NOT_IN_SOURCE_RANGE 177
-#define DROP_REDIRECT_WITHOUT_PROXY 180
+#define DROP_REDIRECT_WITHOUT_PROXY 180 /* nobody listens, or no proxy takes this */
 #define DROP_POLICY_DENY 181 /* a deny entry */
 #define DROP_VLAN_FILTERED 182
 #define DROP_INVALID_VNI 183
@@ -145,6 +148,7 @@
 #define NODE_HOST_ROUTING 8
 #define NODE_HOST_FIREWALL 16
 #define NODE_HOST_AUDIT 32
+#define NODE_PROXY 64 /* axoneme_proxied has a bit: there may be answers to the proxy */
 
 #define NODE_IP_OWN 1 /* node_ip.flags */
 #define NODE_IP_TUNNEL_PEER 2
@@ -165,6 +169,8 @@
 #define MARK_NUMBER 0x00ffffff
 #define MARK_IDENTITY 0xa1000000 /* the source's identity, whatever its address says */
 #define MARK_HAIRPIN 0xa2000000	 /* a pod's packet to itself on its way back in */
+#define MARK_TO_PROXY 0xa3000000   /* delivered on this node, whatever its destination */
+#define MARK_FROM_PROXY 0xa4000000 /* of every socket of the DNS proxy */
 
 #define NSEC_PER_SEC 1000000000ULL
 

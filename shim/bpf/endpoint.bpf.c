@@ -6,8 +6,10 @@
  *   axoneme_to_ep     tcx egress of the host veth: packets to the endpoint, ingress policy
  *
  *   from: parse -> [ARP, neighbour discovery pass] -> source address -> conntrack -> [goes on: pass]
- *               -> service? translate, conntrack -> judge.h -> hostrouting.h
- *   to:   parse -> [ARP, neighbour discovery pass] -> judge.h -> connection of a service? translate back
+ *               -> service? translate, conntrack -> judge.h -> redirected, or an answer to the proxy? proxy.h
+ *               -> hostrouting.h
+ *   to:   parse -> [ARP, neighbour discovery pass] -> conntrack -> [answer to the proxy: proxy.h] -> judge.h
+ *               -> connection of a service? translate back
  *
  * Policy sees a packet for a service as one for its backend. Whatever the programs do not understand is
  * dropped with a reason.
@@ -25,6 +27,7 @@
 #include "judge.h"
 #include "services.h"
 #include "hostrouting.h"
+#include "proxy.h"
 
 /* UDP port of the node's tunnel, 0: none. The loader may set it before the load. */
 const volatile __u16 tunnel_port_be = bpf_htons(8472);
@@ -67,7 +70,7 @@ static __always_inline void subject_of(struct subject *subject, const struct end
 	subject->endpoint_id = endpoint->endpoint_id;
 	subject->flags = endpoint->flags;
 	subject->carried = 0;
-	subject->translated = 0;
+	subject->turned = 0;
 }
 
 /* Reads and admits a packet. Returns 0: judge it; else `*verdict` is final. */
@@ -120,10 +123,14 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *packet,
 	if (packet->first_fragment)
 		remember_fragment(packet, subject->now);
 	find_connection(connection, &packet->key, subject->now);
+	if (is_proxys_answer(connection)) {
+		skb->mark = MARK_TO_PROXY;
+		return GOES_ON;
+	}
 	verdict = judge_found(skb, packet, subject, connection);
 	if (verdict != GOES_ON)
 		return verdict;
-	reason = subject->translated ? undo_service(skb, packet, subject->now) : 0;
+	reason = subject->turned & CT_TRANSLATED ? undo_service(skb, packet, subject->now) : 0;
 	return reason ? refuse(skb, packet, subject, reason) : hand_over(skb, packet, local);
 }
 
@@ -135,7 +142,7 @@ int axoneme_from_ep(struct __sk_buff *skb)
 	struct connection connection;
 	struct subject subject;
 	struct packet packet;
-	int verdict, served;
+	int verdict, served, reason;
 
 	if (take_in(skb, &packet, &subject, EGRESS, &verdict))
 		return verdict;
@@ -155,16 +162,26 @@ int axoneme_from_ep(struct __sk_buff *skb)
 		if (served > SERVED)
 			return refuse(skb, &packet, &subject, served);
 		if (served == SERVED) {
-			subject.translated = CT_TRANSLATED;
+			subject.turned = CT_TRANSLATED;
 			find_connection(&connection, &packet.key, subject.now);
 		}
 	}
 	verdict = judge_found(skb, &packet, &subject, &connection);
-	if (verdict != GOES_ON && subject.translated)
+	if (verdict != GOES_ON && subject.turned)
 		forget_service(&packet);
-	node = node_config();
-	if (verdict != GOES_ON || !node || !(node->flags & NODE_HOST_ROUTING))
+	if (verdict != GOES_ON)
 		return verdict;
+	if (subject.turned & TURNED_TO_PROXY) {
+		reason = give_to_proxy(skb, &packet, subject.now);
+		return reason ? refuse(skb, &packet, &subject, reason) : GOES_ON;
+	}
+	node = node_config();
+	if (answers_proxy(node, &packet, subject.now)) {
+		skb->mark = MARK_TO_PROXY;
+		return GOES_ON;
+	}
+	if (!node || !(node->flags & NODE_HOST_ROUTING))
+		return GOES_ON;
 	local = local_endpoint(&packet.key.destination);
 	if (local)
 		return deliver(skb, &packet, &subject, &connection, local);
@@ -174,6 +191,7 @@ int axoneme_from_ep(struct __sk_buff *skb)
 SEC("tc")
 int axoneme_to_ep(struct __sk_buff *skb)
 {
+	struct connection connection;
 	__u32 mark = skb->mark;
 	struct subject subject;
 	struct packet packet;
@@ -187,8 +205,11 @@ int axoneme_to_ep(struct __sk_buff *skb)
 		return pass(skb, INGRESS, subject.endpoint_id);
 	if ((mark & MARK_KIND) == MARK_IDENTITY)
 		subject.carried = mark & MARK_NUMBER;
-	verdict = judge_packet(skb, &packet, &subject);
-	if (verdict != GOES_ON || !subject.translated)
+	find_connection(&connection, &packet.key, subject.now);
+	if (is_proxys_answer(&connection) && (mark & MARK_KIND) != MARK_FROM_PROXY)
+		return turn_to_proxy(skb);
+	verdict = judge_found(skb, &packet, &subject, &connection);
+	if (verdict != GOES_ON || !(subject.turned & CT_TRANSLATED))
 		return verdict;
 	reason = undo_service(skb, &packet, subject.now);
 	return reason ? refuse(skb, &packet, &subject, reason) : GOES_ON;

@@ -25,6 +25,8 @@
 /* 1: none, 2: low, 3: medium, 4: maximum (AggregationLevel). The loader may set it before the load. */
 const volatile __u32 aggregation_level = AGGREGATION_MEDIUM;
 
+#define TURNED_TO_PROXY 1 /* subject.turned: the proxy has the packet's connection */
+
 /* For whom a packet is judged, and what is known of the packet besides its bytes. */
 struct subject {
 	__u64 now;	  /* CLOCK_MONOTONIC, coarse */
@@ -33,7 +35,7 @@ struct subject {
 	__u32 carried;	  /* the peer's identity when it came with the packet, 0: its address says */
 	__u16 endpoint_id;
 	__u8 flags;	 /* of endpoint_entry */
-	__u8 translated; /* CT_TRANSLATED: the packet was translated; afterwards: its connection is */
+	__u8 turned; /* CT_TRANSLATED: the packet was translated; afterwards: its connection is, TURNED_TO_PROXY */
 };
 
 /* Not zeroed as a whole. */
@@ -128,10 +130,24 @@ static __always_inline int enforce(struct __sk_buff *skb, const struct packet *p
 	if (decision->audit)
 		j->report.flags |= FLAG_AUDIT;
 	if (!decision->reason)
-		report(skb, packet, j, EVENT_POLICY_VERDICT, VERDICT_FORWARDED);
+		report(skb, packet, j, EVENT_POLICY_VERDICT,
+		       decision->proxy_port_be ? VERDICT_REDIRECTED : VERDICT_FORWARDED);
 	else
 		report(skb, packet, j, EVENT_POLICY_VERDICT, decision->audit ? VERDICT_AUDIT : VERDICT_DROPPED);
 	return decision->reason && !decision->audit ? drop(skb, packet, j, decision->reason) : GOES_ON;
+}
+
+/* The trace of a packet that passes. `proxy_port_be`: of its connection; packets to the endpoint come from there. */
+static __always_inline void report_passed(struct __sk_buff *skb, const struct packet *packet, struct judgement *j,
+					  int audit, __be16 proxy_port_be)
+{
+	__u8 verdict = audit ? VERDICT_AUDIT : VERDICT_FORWARDED;
+
+	if (proxy_port_be && j->report.hook == EGRESS) {
+		j->report.trace_point = TRACE_TO_PROXY;
+		verdict = VERDICT_REDIRECTED;
+	}
+	report(skb, packet, j, EVENT_TRACE, verdict);
 }
 
 static __always_inline __u8 audit_flags(const struct decision *decision)
@@ -171,12 +187,14 @@ static __always_inline int judge_new(struct __sk_buff *skb, const struct packet 
 	entry.match_type = j->decision.match_type;
 	entry.proxy_port_be = j->decision.proxy_port_be;
 	entry.state = CT_NEW;
-	entry.flags = audit_flags(&j->decision) | peer.origin | subject->translated;
+	entry.flags = audit_flags(&j->decision) | peer.origin | subject->turned;
 	if (packet->key.protocol == IPPROTO_TCP && packet->tcp_flags & TCP_RST)
 		entry.state = CT_CLOSING;
 	if (bpf_map_update_elem(&axoneme_ct, &packet->key, &entry, BPF_ANY))
 		return drop(skb, packet, j, DROP_CT_INSERTION_FAILED);
-	report(skb, packet, j, EVENT_TRACE, j->decision.audit ? VERDICT_AUDIT : VERDICT_FORWARDED);
+	if (entry.proxy_port_be)
+		subject->turned |= TURNED_TO_PROXY;
+	report_passed(skb, packet, j, j->decision.audit, entry.proxy_port_be);
 	return pass(skb, j->report.hook, subject->endpoint_id);
 }
 
@@ -257,6 +275,11 @@ static __always_inline int worth_a_trace(const struct ct_entry *entry, __u32 rel
 	return level == AGGREGATION_MEDIUM && is_due(entry, subject->now);
 }
 
+static __always_inline __u8 turned_of(const struct ct_entry *entry)
+{
+	return (entry->flags & CT_TRANSLATED) | (entry->proxy_port_be ? TURNED_TO_PROXY : 0);
+}
+
 /* A packet of a connection, a reply to it, or an error about it. */
 static __always_inline int judge_known(struct __sk_buff *skb, const struct packet *packet, struct subject *subject,
 				       struct judgement *j, struct ct_entry *entry, const struct ct_key *original,
@@ -285,14 +308,14 @@ static __always_inline int judge_known(struct __sk_buff *skb, const struct packe
 	} else if (entry->state == CT_CUT) {
 		return drop(skb, packet, j, entry->cut_reason);
 	}
-	if (relation == RELATION_ORIGINAL && subject->translated & ~entry->flags)
+	if (relation == RELATION_ORIGINAL && subject->turned & ~entry->flags)
 		entry->flags |= CT_TRANSLATED;
-	subject->translated = entry->flags & CT_TRANSLATED;
+	subject->turned = turned_of(entry);
 	advance(entry, relation, packet, subject->now);
 	if (traced) {
 		if (entry->flags & CT_AUDIT)
 			j->report.flags |= FLAG_AUDIT;
-		report(skb, packet, j, EVENT_TRACE, entry->flags & CT_AUDIT ? VERDICT_AUDIT : VERDICT_FORWARDED);
+		report_passed(skb, packet, j, entry->flags & CT_AUDIT, entry->proxy_port_be);
 	}
 	return pass(skb, j->report.hook, subject->endpoint_id);
 }
@@ -338,7 +361,7 @@ static __always_inline int goes_on(const struct ct_entry *entry, __u32 relation,
 	flags = *(const volatile __u8 *)&entry->flags;
 	if (state != CT_ESTABLISHED && (wanted || state != CT_NEW))
 		return 0;
-	if ((flags & (wanted | CT_FIN_ORIGINAL | CT_FIN_REPLY)) != wanted || subject->translated & ~flags)
+	if ((flags & (wanted | CT_FIN_ORIGINAL | CT_FIN_REPLY)) != wanted || subject->turned & ~flags)
 		return 0;
 	if (flags & CT_AUDIT_ENDPOINT && !(subject->flags & ENDPOINT_AUDIT))
 		return 0;
@@ -361,7 +384,7 @@ static __always_inline int judge_found(struct __sk_buff *skb, const struct packe
 		return judge_slowly(skb, packet, subject, connection);
 	}
 	renew(entry, subject->now);
-	subject->translated = entry->flags & CT_TRANSLATED;
+	subject->turned = turned_of(entry);
 	return pass(skb, packet->key.direction, subject->endpoint_id);
 }
 

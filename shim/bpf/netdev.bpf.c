@@ -4,7 +4,8 @@
  *
  *   axoneme_from_netdev   tcx ingress: what undoes or continues a translation -> frontends that the world may
  *                         use: a backend of this node keeps its client's address, one elsewhere sees the
- *                         node's and answers through it, or keeps it too and answers by itself (dsr.h)
+ *                         node's and answers through it, or keeps it too and answers by itself (dsr.h);
+ *                         answers to the DNS proxy are its own (proxy.h)
  *   axoneme_to_netdev     tcx egress: what undoes or continues a translation -> pods' connections to the
  *                         world look as if they were the node's (masquerading)
  *
@@ -19,6 +20,7 @@
 #include "nodepath.h"
 #include "snat.h"
 #include "dsr.h"
+#include "proxy.h"
 
 #define IPV4_FRAGMENT 6 /* offset in the header */
 #define IPV4_DONT_FRAGMENT 0x4000
@@ -188,6 +190,14 @@ static __always_inline int is_own(const struct address *address)
 	return node_ip_flags(address) & NODE_IP_OWN;
 }
 
+/* A packet that the stack has from here on. */
+static __always_inline int come_in(struct __sk_buff *skb, const struct packet *packet, __u64 now)
+{
+	if (answers_proxy(node_config(), packet, now))
+		skb->mark = MARK_TO_PROXY;
+	return next(skb, INGRESS);
+}
+
 /* A packet on its way in whose translation is known. */
 static __always_inline int translate_inbound(struct __sk_buff *skb, struct packet *packet, struct nat_entry *entry,
 					     __u64 now)
@@ -210,7 +220,7 @@ static __always_inline int translate_inbound(struct __sk_buff *skb, struct packe
 		reason = translate(skb, packet, entry);
 	if (reason)
 		return node_drop(skb, packet, reason, identity);
-	return passed_on ? send_on(skb, packet, identity) : next(skb, INGRESS);
+	return passed_on ? send_on(skb, packet, identity) : come_in(skb, packet, now);
 }
 
 /* An error that a router or the other end sends about a packet that was translated here. */
@@ -259,7 +269,7 @@ int axoneme_from_netdev(struct __sk_buff *skb)
 		return translate_inbound_error(skb, &packet, now);
 	answer = open_service(skb, &packet, now);
 	if (answer == NO_FRONTEND)
-		return next(skb, INGRESS);
+		return come_in(skb, &packet, now);
 	if (answer != SERVED)
 		return node_drop(skb, &packet, answer, 0);
 	entry = find_translation(&packet.key, NAT_FROM_NET, 0, now);

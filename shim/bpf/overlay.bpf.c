@@ -2,7 +2,8 @@
 /*
  * The two programs of the tunnel device (VXLAN in external mode).
  *
- *   axoneme_from_overlay   tcx ingress: sender a registered node? -> VNI is the source's identity -> mark
+ *   axoneme_from_overlay   tcx ingress: sender a registered node? -> VNI is the source's identity -> mark;
+ *                          answers to the DNS proxy are its own (proxy.h)
  *   axoneme_to_overlay     tcx egress: the destination's node from the ipcache -> tunnel key, VNI = the
  *                          source's identity: the packet's own (mark), else its address's
  *
@@ -13,6 +14,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "nodepath.h"
+#include "proxy.h"
 
 #define TUNNEL_TTL 64
 
@@ -68,6 +70,8 @@ int axoneme_from_overlay(struct __sk_buff *skb)
 	if (packet.first_fragment)
 		remember_fragment(&packet, bpf_ktime_get_coarse_ns());
 	carry_identity(skb, identity);
+	if (answers_proxy(node_config(), &packet, bpf_ktime_get_coarse_ns()))
+		skb->mark = MARK_TO_PROXY;
 	if (begins_or_ends(&packet))
 		node_event(skb, &packet, TRACE_FROM_OVERLAY, 0, identity);
 	return next(skb, INGRESS);

@@ -7,6 +7,8 @@
 #ifndef AXONEME_POLICY_H
 #define AXONEME_POLICY_H
 
+#include <linux/in.h>
+
 #include "maps.h"
 #include "remembered.h"
 
@@ -30,10 +32,19 @@ static __always_inline __u8 match_type_of(const struct policy_entry *entry, __u8
 	return specific ? MATCH_L3_L4 : MATCH_L4_ONLY;
 }
 
-/* An action that this program does not know denies. */
-static __always_inline __u8 reason_of(const struct policy_entry *entry)
+/* The proxy takes what pods send by TCP and UDP; 0: there is none for this tuple. */
+static __always_inline __be16 proxy_of(const struct policy_entry *entry, const struct ct_key *tuple)
 {
-	if (entry->action == ACTION_ALLOW)
+	if (entry->action != ACTION_REDIRECT || tuple->direction != EGRESS || tuple->endpoint_id == HOST_ENDPOINT_ID ||
+	    (tuple->protocol != IPPROTO_TCP && tuple->protocol != IPPROTO_UDP))
+		return 0;
+	return entry->proxy_port_be;
+}
+
+/* An action that this program does not know denies. */
+static __always_inline __u8 reason_of(const struct policy_entry *entry, __be16 proxy_port_be)
+{
+	if (entry->action == ACTION_ALLOW || proxy_port_be)
 		return 0;
 	if (entry->action == ACTION_DENY)
 		return DROP_POLICY_DENY;
@@ -78,8 +89,8 @@ static __always_inline int ask(const struct ct_key *tuple, __u32 identity, struc
 	}
 	answer->found = !!best;
 	answer->cookie = best ? best->cookie : 0;
-	answer->proxy_port_be = best && best->action == ACTION_REDIRECT ? best->proxy_port_be : 0;
-	answer->reason = best ? reason_of(best) : DROP_POLICY_DENIED;
+	answer->proxy_port_be = best ? proxy_of(best, tuple) : 0;
+	answer->reason = best ? reason_of(best, answer->proxy_port_be) : DROP_POLICY_DENIED;
 	answer->match_type = best ? match_type_of(best, specific) : 0;
 	answer->entry_flags = best ? best->flags : 0;
 	return 1;

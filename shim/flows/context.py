@@ -78,8 +78,18 @@ class FlowContext(Protocol):
     ) -> Iterable[int]:
         """Times after `after_ns` at which a name of such an end may have changed; more do no harm."""
 
-    def names(self, endpoint_id: int, address: Address) -> Sequence[str]:
-        """DNS names under which that endpoint knows the address."""
+    @property
+    def names_revision(self) -> int:
+        """Grows whenever an answer of `names` may have changed."""
+
+    def has_names(self, endpoint_id: int, address: bytes) -> bool:
+        """Whether `names` knows the address (16 bytes) at any time; asked often, so it must be quick."""
+
+    def names(self, endpoint_id: int, address: Address, time_ns: int | None) -> Sequence[str]:
+        """DNS names under which that endpoint knew the address, without the dot at their end."""
+
+    def name_times(self, endpoint_id: int, address: Address, after_ns: int) -> Iterable[int]:
+        """Times after `after_ns` at which such names may have changed; more do no harm."""
 
     def origins(self, cookie: int) -> Sequence[PolicyOrigin]:
         """Policies behind an origin cookie; empty for 0 and unknown cookies."""
@@ -94,6 +104,45 @@ class FlowContext(Protocol):
 
     def interface_name(self, ifindex: int, time_ns: int | None) -> str:
         """Name of an interface of this node; empty when unknown."""
+
+
+class LearnedNames(Protocol):
+    """What endpoints learned from answers to their queries: names of addresses, as of a time since boot.
+
+    A name is the one that was asked for, never an alias on the way, and may end in a dot. Names that expired
+    are kept for a while, as flows are.
+    """
+
+    @property
+    def revision(self) -> int:
+        """Grows with each change."""
+
+    def knows(self, endpoint_id: int, address: bytes) -> bool:
+        """Whether anything is remembered of an address (16 bytes)."""
+
+    def names(self, endpoint_id: int, address: Address, time_ns: int | None) -> Sequence[str]:
+        """Names at a time; None asks for the last ones known."""
+
+    def change_times(self, endpoint_id: int, address: Address, after_ns: int) -> Iterable[int]:
+        """Times after `after_ns` at which the names of an address may have changed; more do no harm."""
+
+
+class NoNames:
+    """Nothing was learned."""
+
+    revision = 0
+
+    def knows(self, endpoint_id: int, address: bytes) -> bool:  # noqa: ARG002
+        """Nothing."""
+        return False
+
+    def names(self, endpoint_id: int, address: Address, time_ns: int | None) -> Sequence[str]:  # noqa: ARG002
+        """None."""
+        return ()
+
+    def change_times(self, endpoint_id: int, address: Address, after_ns: int) -> Iterable[int]:  # noqa: ARG002
+        """None."""
+        return ()
 
 
 def mapped(packed: bytes) -> bytes:

@@ -90,6 +90,11 @@ class FlowDecoder:
         self._uuid_salt = uuid_salt
 
     @property
+    def names(self) -> FlowDecoder:
+        """Itself: what tells the names of ends."""
+        return self
+
+    @property
     def context(self) -> FlowContext:
         """What names the numbers."""
         return self._context
@@ -117,10 +122,10 @@ class FlowDecoder:
         source_ip, destination_ip = address_of(row["source_ip"]), address_of(row["destination_ip"])
         flow = flow_pb2.Flow(
             time=timestamp(row["time_ns"] + self.boot_offset_ns),
-            uuid=self._uuid(number),
+            uuid=self.uuid(number),
             verdict=row["verdict"],
             ethernet=_ethernet(row),
-            IP=_ip(source_ip, destination_ip),
+            IP=ip_of(source_ip, destination_ip),
             l4=_layer4(row),
             Type=flow_pb2.L3_L4,
             node_name=self.full_node_name,
@@ -128,7 +133,7 @@ class FlowDecoder:
             traffic_direction=row["direction"],
             Summary=_summary(row),
         )
-        self._fill_ends(flow, row, source_ip, destination_ip)
+        self.fill_ends(flow, row, source_ip, destination_ip)
         self._fill_event(flow, row)
         self._fill_policies(flow, row)
         return flow
@@ -138,15 +143,17 @@ class FlowDecoder:
         labels = self._context.identity_labels(identity, None)
         return _label_value(labels, _NAMESPACE_LABEL), _label_value(labels, _CLUSTER_LABEL)
 
-    def _uuid(self, number: int) -> str:
+    def uuid(self, number: int) -> str:
+        """The uuid of a record by its number, which has less than 62 bits."""
         value = ((self._uuid_salt & (1 << 64) - 1) << 64 | number) & ~(0xF << 76) | 4 << 76
         value = value & ~(0x3 << 62) | 2 << 62
         text = f"{value:032x}"
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
-    def _fill_ends(
+    def fill_ends(
         self, flow: flow_pb2.Flow, row: dict[str, Any], source: Address, destination: Address
     ) -> None:
+        """Say who is at both ends, as of the time of the record."""
         endpoint_id, time_ns = row["endpoint_id"], row["time_ns"]
         spoofed = row["drop_reason"] == record.INVALID_SOURCE_IP
         identity = row["source_identity"]
@@ -155,8 +162,8 @@ class FlowDecoder:
         identity = row["destination_identity"]
         workload = self.workload(destination, endpoint_id, time_ns)
         flow.destination.CopyFrom(self.end(identity, self.labels(identity, workload, time_ns), workload))
-        flow.source_names.extend(self._context.names(endpoint_id, source))
-        flow.destination_names.extend(self._context.names(endpoint_id, destination))
+        flow.source_names.extend(self._context.names(endpoint_id, source, time_ns))
+        flow.destination_names.extend(self._context.names(endpoint_id, destination, time_ns))
 
     def workload(
         self, address: Address | None, endpoint_id: int, time_ns: int, *, spoofed: bool = False
@@ -261,7 +268,8 @@ def _ethernet(row: dict[str, Any]) -> flow_pb2.Ethernet | None:
     return flow_pb2.Ethernet(source=source.hex(":"), destination=destination.hex(":"))
 
 
-def _ip(source: Address, destination: Address) -> flow_pb2.IP:
+def ip_of(source: Address, destination: Address) -> flow_pb2.IP:
+    """Both addresses as a flow shows them."""
     version = flow_pb2.IPv4 if source.version == 4 else flow_pb2.IPv6
     return flow_pb2.IP(source=str(source), destination=str(destination), ipVersion=version)
 

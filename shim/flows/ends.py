@@ -8,36 +8,28 @@ records then look their answer up, a column at a time.
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from axoneme.api.hubble.flow import flow_pb2
 from axoneme.lib.flows.filters import compile_filter
+from axoneme.lib.flows.rule import Side
 from shim.flows.addresses import KnownAddresses
 from shim.flows.context import WorkloadInfo
 from shim.flows.decode import EndNames, FlowDecoder, end_names
-from shim.flows.keytable import KeyTable, Words
+from shim.flows.keytable import Words
 from shim.flows.record import INVALID_SOURCE_IP
 from shim.flows.store import FlowStore
+from shim.flows.timedanswers import Mask, Timed, TimedAnswers
 
-Side = Literal["source", "destination"]
-Mask = npt.NDArray[np.bool_]
 END_FIELDS: Final = ("pod", "label", "workload", "cluster_name")
 MAX_ENDS: Final = 65_536
 DISORDER_NS: Final = 1_000_000_000
 """How much earlier than the records held one may be that comes later."""
-_NO, _YES, _VARIES = 0, 1, 2
 _IDENTITY_SHIFT: Final = np.uint64(32)
 _SPOOFED: Final = np.uint64(1 << 16)
-
-
-class _Varying(NamedTuple):
-    """Answers of an end whose names changed: `answers[i]` holds from `times[i - 1]` on."""
-
-    times: npt.NDArray[np.uint64]
-    answers: Mask
 
 
 class EndFilter:
@@ -51,7 +43,8 @@ class EndFilter:
         self._addresses: KnownAddresses = decoder.addresses
         self._seen_revision: int | None = None
         self._oldest_ns = 0
-        self._forget()
+        self._answers = TimedAnswers(self._decide, MAX_ENDS)
+        self._judged: dict[EndNames, bool] = {}
 
     @classmethod
     def of(cls, flow_filter: flow_pb2.FlowFilter, decoder: FlowDecoder) -> list[EndFilter]:
@@ -69,25 +62,13 @@ class EndFilter:
     def mask(self, store: FlowStore, numbers: npt.NDArray[np.int64]) -> Mask:
         """Which of the records have an end that matches."""
         self._addresses.refresh()
-        if self._seen_revision != self._addresses.revision or len(self._table) > MAX_ENDS:
+        if self._seen_revision != self._addresses.revision or self._answers.is_full:
             self._seen_revision = self._addresses.revision
-            self._forget()
-            held = store.times(store.oldest, store.seen)
-            self._oldest_ns = max(0, held[0] - DISORDER_NS) if held else 0
+            self._answers.forget()
+            self._judged = {}
+            self._oldest_ns = oldest_ns(store)
         first, second = self._keys(store, numbers)
-        ends = self._ends(first, second)
-        answers = self._answers.take(ends, mode="clip")
-        if self._varying and len(changing := np.flatnonzero(answers == _VARIES)):
-            times = store.column("time_ns", numbers[changing])
-            answers[changing] = self._answers_then(ends[changing], times)
-        wanted: Mask = answers == _YES
-        return wanted
-
-    def _forget(self) -> None:
-        self._table = KeyTable()
-        self._answers = np.zeros(0, dtype=np.uint8)
-        self._varying: dict[int, _Varying] = {}
-        self._judged: dict[EndNames, bool] = {}
+        return self._answers.mask(first, second, lambda some: store.column("time_ns", numbers[some]))
 
     def _keys(self, store: FlowStore, numbers: npt.NDArray[np.int64]) -> tuple[Words, Words]:
         """Identity and address number; endpoint, where it matters, and whether it sent a spoofed source."""
@@ -106,27 +87,8 @@ class EndFilter:
             second *= matters
         return first, second
 
-    def _ends(self, first: Words, second: Words) -> npt.NDArray[np.int32]:
-        """The number of each record's end; new ends are decided on the way."""
-        ends = self._table.find(first, second)
-        missing = np.flatnonzero(ends < 0)
-        while len(missing):
-            _, some = np.unique(first[missing], return_index=True)
-            some = missing[some]
-            self._learn(first[some], second[some])
-            ends[missing] = self._table.find(first[missing], second[missing])
-            missing = missing[ends[missing] < 0]
-        return ends
-
-    def _learn(self, first: Words, second: Words) -> None:
-        start = len(self._table)
-        self._table.add(first, second)
-        pairs = zip(first.tolist(), second.tolist(), strict=True)
-        fresh = [self._decide(start + index, *pair) for index, pair in enumerate(pairs)]
-        self._answers = np.concatenate([self._answers, np.array(fresh, dtype=np.uint8)])
-
-    def _decide(self, end: int, first: int, second: int) -> int:
-        """Decide an end at all times of the records held; where that differs, keep what holds when."""
+    def _decide(self, first: int, second: int) -> Timed:
+        """Decide an end at all times of the records held."""
         identity, address = first >> 32, self._addresses.address(first & 0xFFFF_FFFF)
         endpoint_id, spoofed = second & 0xFFFF, bool(second >> 16)
         changes = self._decoder.context.change_times(identity, address, endpoint_id, self._oldest_ns)
@@ -136,10 +98,7 @@ class EndFilter:
             workload = self._decoder.workload(address, endpoint_id, time_ns, spoofed=spoofed)
             labels = self._decoder.labels(identity, workload, time_ns)
             answers.append(self._judge(labels, workload))
-        if all(answer is answers[0] for answer in answers):
-            return _YES if answers[0] else _NO
-        self._varying[end] = _Varying(np.array(times, dtype=np.uint64), np.array(answers, dtype=np.bool_))
-        return _VARIES
+        return Timed(times, answers)
 
     def _judge(self, labels: tuple[str, ...], workload: WorkloadInfo | None) -> bool:
         """Ask the filter; its fields do not look at numbers."""
@@ -151,14 +110,8 @@ class EndFilter:
             known = self._judged[names] = self._matches(flow)
         return known
 
-    def _answers_then(
-        self, ends: npt.NDArray[np.int32], times: npt.NDArray[np.uint64]
-    ) -> npt.NDArray[np.uint8]:
-        """Answers for records of ends whose names changed."""
-        order = np.argsort(ends, kind="stable")
-        found, starts = np.unique(ends[order], return_index=True)
-        answers = np.zeros(len(ends), dtype=np.uint8)
-        for end, rows in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
-            varying = self._varying[end]
-            answers[rows] = varying.answers[np.searchsorted(varying.times, times[rows], side="right")]
-        return answers
+
+def oldest_ns(store: FlowStore) -> int:
+    """A time that no record held, or still to come, is older than."""
+    held = store.times(store.oldest, store.seen)
+    return max(0, held[0] - DISORDER_NS) if held else 0

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from axoneme.api.hubble.flow import flow_pb2
+from shim.flows.bell import Bell
 from shim.flows.record import Records
 from shim.flows.store import FlowStore
 
@@ -33,12 +35,13 @@ class EventSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """Events that the datapath could not write, noticed before the record `position` arrived.
+    """Events that never reached the store, noticed before the record `position` arrived.
 
-    `index` numbers the losses from 0.
+    `index` numbers the losses from 0; `before` counts the events that all earlier losses took.
     """
 
     index: int
+    before: int
     position: int
     count: int
     first_ns: int
@@ -48,48 +51,59 @@ class Loss:
 class FlowFeed:
     """A flow store with those who wait for its next record."""
 
-    def __init__(self, store: FlowStore, *, boot_clock_ns: Callable[[], int]) -> None:
-        """Take the clock that counts since boot, as records do."""
+    def __init__(
+        self,
+        store: FlowStore,
+        *,
+        boot_clock_ns: Callable[[], int],
+        bell: Bell | None = None,
+        loss_source: flow_pb2.LostEventSource.ValueType = flow_pb2.PERF_EVENT_RING_BUFFER,
+    ) -> None:
+        """Take the clock that counts since boot, as records do, and where events are lost on their way."""
         self.store = store
+        self.bell = bell if bell is not None else Bell()
+        self.loss_source = loss_source
         self.losses: deque[Loss] = deque(maxlen=MAX_LOSSES)
         self.loss_count = 0
         """Losses so far, also those that `losses` no longer holds."""
         self._boot_clock_ns = boot_clock_ns
         self._last_check_ns = boot_clock_ns()
-        self._changed = asyncio.Event()
 
     def append(self, records: Records) -> None:
         """Append records and wake the readers."""
         if len(records):
             self.store.append(records)
-            self._wake()
+            self.wake()
 
     def add_lost(self, count: int) -> None:
         """Remember that `count` events were lost since the last call."""
         now_ns = self._boot_clock_ns()
         first_ns, self._last_check_ns = self._last_check_ns, now_ns
         if count > 0:
+            loss = Loss(
+                index=self.loss_count,
+                before=self.store.lost,
+                position=self.store.seen,
+                count=count,
+                first_ns=first_ns,
+                last_ns=now_ns,
+            )
             self.store.count_lost(count)
-            position, index = self.store.seen, self.loss_count
-            loss = Loss(index=index, position=position, count=count, first_ns=first_ns, last_ns=now_ns)
             self.losses.append(loss)
             self.loss_count += 1
-            self._wake()
+            self.wake()
+
+    def has_news(self, seen: int, losses: int) -> bool:
+        """Whether more than `seen` records or `losses` losses were noticed."""
+        return self.store.seen > seen or self.loss_count > losses
 
     async def wait(self, seen: int, losses: int, timeout_seconds: float | None = None) -> None:
         """Return once more than `seen` records were seen, on another loss, or at the timeout."""
-        deadline = None if timeout_seconds is None else asyncio.get_running_loop().time() + timeout_seconds
-        while self.store.seen <= seen and self.loss_count <= losses:
-            changed = self._changed
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await changed.wait()
-            except TimeoutError:
-                return
+        await self.bell.wait(lambda: self.has_news(seen, losses), timeout_seconds)
 
-    def _wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+    def wake(self) -> None:
+        """Tell those who wait to look."""
+        self.bell.ring()
 
 
 async def pump(feed: FlowFeed, source: EventSource, lost_total: Callable[[], int]) -> None:

@@ -1,14 +1,15 @@
 """Which records answer a query, and their flows.
 
 A query is compiled once: filters to predicates, what numbers can decide to selections, what depends on one
-end alone (pod, label, workload, …) to answers by end (shim/flows/ends.py). It then visits the store in
+end alone (pod, label, workload, …) to answers by end (ends.py), DNS names to answers by endpoint and address
+(learnednames.py), names that were asked for to answers by name (lookupstore.py). It then visits the store in
 chunks, forwards or from the newest backwards, so that no step holds the event loop for long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,34 @@ from axoneme.api.hubble.flow import flow_pb2
 from axoneme.lib.flows.filters import FlowMatcher
 from shim.flows.decode import FlowDecoder
 from shim.flows.ends import EndFilter
+from shim.flows.learnednames import LearnedNameFilter
+from shim.flows.lookupstore import QueryNameFilter
 from shim.flows.selection import selection_of
 from shim.flows.store import FlowStore, Selection
+from shim.flows.timedanswers import Mask
 
 CHUNK: Final = 16_384
+STEP: Final = 512
+"""Records decoded before others get a turn of the event loop."""
 Numbers = npt.NDArray[np.int64]
+
+
+class RecordDecoder(Protocol):
+    """What turns the records of a store into flows."""
+
+    @property
+    def names(self) -> FlowDecoder:
+        """What tells the names of ends."""
+
+    def decode(self, event: Any, number: int) -> flow_pb2.Flow:
+        """The flow of a record (an element of `store.events`) with its number."""
+
+
+class RecordFilter(Protocol):
+    """The part of a filter that is decided for many records at once."""
+
+    def mask(self, store: FlowStore, numbers: Numbers) -> Mask:
+        """Which of the records the filter may take."""
 
 
 class FlowQuery:
@@ -30,7 +54,7 @@ class FlowQuery:
     def __init__(
         self,
         store: FlowStore,
-        decoder: FlowDecoder,
+        decoder: RecordDecoder,
         whitelist: Sequence[flow_pb2.FlowFilter],
         blacklist: Sequence[flow_pb2.FlowFilter],
         *,
@@ -42,34 +66,54 @@ class FlowQuery:
         self._decoder = decoder
         self._matcher = FlowMatcher(whitelist, blacklist)
         filters = list(whitelist) or [flow_pb2.FlowFilter()]
-        self._alternatives = [
-            (selection_of(one, since_ns=since_ns, until_ns=until_ns), EndFilter.of(one, decoder))
+        self._alternatives: list[tuple[Selection, list[RecordFilter]]] = [
+            (
+                selection_of(
+                    one,
+                    since_ns=since_ns,
+                    until_ns=until_ns,
+                    layer7=store.layer7,
+                    node_name=decoder.names.full_node_name,
+                ),
+                _record_filters(one, decoder.names),
+            )
             for one in filters
         ]
 
     def candidates(self, first: int, last: int) -> Numbers:
         """Numbers of records in [first, last) that the filters may take."""
-        parts = [self._alternative(selection, ends, first, last) for selection, ends in self._alternatives]
+        parts = [self._alternative(*alternative, first, last) for alternative in self._alternatives]
         return parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
 
     def flows(self, first: int, last: int) -> Iterator[tuple[int, flow_pb2.Flow]]:
         """Number and flow of every match in [first, last), oldest first; read a chunk at a time."""
+        for found in self.looks(first, last):
+            if found is not None:
+                yield found
+
+    def looks(self, first: int, last: int) -> Iterator[tuple[int, flow_pb2.Flow] | None]:
+        """The same, and None after each record that did not match once it was decoded."""
         for number, event in self._events(self.candidates(first, last)):
             flow = self._decoder.decode(event, number)
-            if self._matcher.matches(flow):
-                yield number, flow
+            yield (number, flow) if self._matcher.matches(flow) else None
 
     def newest(self, first: int, last: int, limit: int) -> Iterator[Numbers]:
         """Numbers of matches from the newest back, at most `limit`, in chunks that are each ascending."""
         while last > first and limit > 0:
             start = max(first, last - CHUNK)
             candidates = self.candidates(start, last)
-            found = self._newest_in_chunk(candidates, limit) if len(candidates) else candidates
-            limit -= len(found)
+            for end in range(len(candidates), 0, -STEP):
+                part = candidates[max(0, end - STEP) : end]
+                found = self._newest_of(part[part >= self._store.oldest], limit)
+                limit -= len(found)
+                yield found
+                if not limit:
+                    return
+            if not len(candidates):
+                yield candidates
             last = start
-            yield found
 
-    def _newest_in_chunk(self, numbers: Numbers, limit: int) -> Numbers:
+    def _newest_of(self, numbers: Numbers, limit: int) -> Numbers:
         found: list[int] = []
         for number, event in reversed(list(self._events(numbers))):
             if self._matcher.matches(self._decoder.decode(event, number)):
@@ -84,11 +128,22 @@ class FlowQuery:
             yield number, self._decoder.decode(event, number)
 
     def _events(self, numbers: Numbers) -> Iterable[tuple[int, Any]]:
-        return zip(numbers.tolist(), self._store.rows(numbers), strict=True)
+        return zip(numbers.tolist(), self._store.events(numbers), strict=True)
 
-    def _alternative(self, selection: Selection, ends: list[EndFilter], first: int, last: int) -> Numbers:
+    def _alternative(
+        self, selection: Selection, parts: Sequence[RecordFilter], first: int, last: int
+    ) -> Numbers:
         numbers = self._store.select(selection, first, last)
-        for end in ends:
+        for part in parts:
             if len(numbers):
-                numbers = numbers[end.mask(self._store, numbers)]
+                numbers = numbers[part.mask(self._store, numbers)]
         return numbers
+
+
+def _record_filters(flow_filter: flow_pb2.FlowFilter, names: FlowDecoder) -> list[RecordFilter]:
+    """The parts of a filter that follow from little, the cheapest first."""
+    return [
+        *EndFilter.of(flow_filter, names),
+        *LearnedNameFilter.of(flow_filter, names.context),
+        *QueryNameFilter.of(flow_filter),
+    ]

@@ -55,8 +55,9 @@ Records = npt.NDArray[np.void]
 
 # event_type
 DROP, TRACE, POLICY_VERDICT = 1, 4, 5
+LAYER7 = 129  # never written by the datapath: what a proxy reported
 # sub_type of TRACE
-TO_ENDPOINT, TO_STACK, FROM_ENDPOINT = 0, 3, 5
+TO_ENDPOINT, TO_PROXY, TO_STACK, FROM_ENDPOINT = 0, 1, 3, 5
 # direction
 INGRESS, EGRESS = 1, 2
 # flags

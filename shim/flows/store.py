@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from shim.flows.record import EVENT_DTYPE, Records
+from shim.flows.record import EVENT_DTYPE, FLAG_REPLY, FLAG_REPLY_KNOWN, Records
 
 _COLUMNS: Final = [name for name in EVENT_DTYPE.names or () if not name.startswith("pad")]
+DROPPED: Final = 2
+"""The verdict, as records and flows have it."""
 _APPEND_BLOCK: Final = 2_048
 """Records copied at a time: small enough that a block stays in the processor's cache for all its columns."""
 Mask = npt.NDArray[np.bool_]
@@ -44,6 +46,8 @@ class Network:
 class Selection:
     """Conditions on a record, all of which must hold; an empty set of values is no condition."""
 
+    nothing: bool = False
+    """Whether no record of the store can satisfy the filter."""
     since_ns: int | None = None
     until_ns: int | None = None
     values: tuple[tuple[str, frozenset[int]], ...] = ()
@@ -54,10 +58,20 @@ class Selection:
     """Sets of TCP flag bits, one of which must be set whole; selects only TCP."""
     event_types: tuple[tuple[int, int | None], ...] = ()
     """(event type, sub type or None for any), one of which must hold."""
+    replies: frozenset[bool] = frozenset()
+    """Whether the packet is a reply; where that is not known, a dropped one counts as none."""
+    families: frozenset[int] = frozenset()
+    """Versions of the source address, 4 or 6."""
+
+
+_IPV4: Final = Network.of(b"\0" * 10 + b"\xff\xff" + b"\0" * 4, 96)
 
 
 class FlowStore:
     """The newest `capacity` records; older ones are overwritten."""
+
+    layer7: ClassVar[str] = ""
+    """Protocol of layer 7 that all records have."""
 
     def __init__(self, capacity: int) -> None:
         """Take a capacity that is a power of two; memory is claimed at once (about 94 bytes a record)."""
@@ -71,15 +85,16 @@ class FlowStore:
         self._arrays = {name: np.zeros(capacity, dtype=EVENT_DTYPE[name]) for name in _COLUMNS}
         ips = ("source_ip", "destination_ip")
         self._words = {name: self._arrays[name].view("<u8").reshape(capacity, 2) for name in ips}
+        self._floor = 0
 
     def __len__(self) -> int:
         """Records held."""
-        return min(self.seen, self.capacity)
+        return self.seen - self.oldest
 
     @property
     def oldest(self) -> int:
         """Sequence number of the oldest record held (equal to `seen` when empty)."""
-        return self.seen - len(self)
+        return max(self.seen - self.capacity, self._floor)
 
     @property
     def memory_bytes(self) -> int:
@@ -121,10 +136,14 @@ class FlowStore:
         words: Column = self._words[name][self._slots(numbers)]
         return words
 
+    def events(self, numbers: npt.NDArray[np.int64]) -> Iterable[Any]:
+        """What a decoder takes for each of these records, which must still be held; copied by the call."""
+        return self.rows(numbers)
+
     def select(self, selection: Selection, first: int, last: int) -> npt.NDArray[np.int64]:
         """Sequence numbers in [first, last) that satisfy the selection, ascending; gone ones are left out."""
         first, last = max(first, self.oldest), min(last, self.seen)
-        windows = self._windows(first, last)
+        windows = () if selection.nothing else self._windows(first, last)
         parts = [base + np.flatnonzero(self._mask(selection, window)) for base, window in windows]
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
 
@@ -178,6 +197,30 @@ class FlowStore:
             mask &= self._event_types(selection, window)
         if selection.tcp_flags:
             mask &= self._tcp_flags(selection, window)
+        if selection.replies:
+            mask &= self._replies(selection, window)
+        if selection.families:
+            mask &= self._families(selection, window)
+        return mask
+
+    def _families(self, selection: Selection, window: slice) -> Mask:
+        ipv4 = _inside(self._words["source_ip"][window], (_IPV4,))
+        mask = np.zeros(window.stop - window.start, dtype=np.bool_)
+        if 4 in selection.families:
+            mask |= ipv4
+        if 6 in selection.families:
+            mask |= ~ipv4
+        return mask
+
+    def _replies(self, selection: Selection, window: slice) -> Mask:
+        flags = self._arrays["flags"][window]
+        known, reply = (flags & FLAG_REPLY_KNOWN) != 0, (flags & FLAG_REPLY) != 0
+        mask = np.zeros(window.stop - window.start, dtype=np.bool_)
+        if True in selection.replies:
+            mask |= known & reply
+        if False in selection.replies:
+            mask |= known & ~reply
+            mask |= ~known & (self._arrays["verdict"][window] == DROPPED)
         return mask
 
     def _event_types(self, selection: Selection, window: slice) -> Mask:

@@ -70,6 +70,8 @@ class LoadBalancer:
         self.complete = False
         self.missing: dict[str, str] = {}
         """What this node lacks, `maglev` or `dsr`, and why: services that ask for it are refused."""
+        self.on_applied: Callable[[str, Owner | None, Plan], None] = _nobody_listens
+        """Hears that an owner is in the kernel as planned; None when it is gone."""
         self._node, self._clock = node, clock
         self._defaults = node
         self._endpoints = endpoints
@@ -245,6 +247,8 @@ class LoadBalancer:
             raise
         self._flushes.note([_FLUSH], {})
         self._retries.note(dirty, failed)
+        for key in sorted(plans.keys() - failed.keys()):
+            self.on_applied(key, values.get(key), plans[key])
 
     def _plan(self, dirty: Collection[str], values: Mapping[str, Owner], view: NodeView) -> dict[str, Plan]:
         """What dirty owners come to, and those whom that takes a frontend or gives one."""
@@ -319,3 +323,7 @@ class LoadBalancer:
     def _service_at(self, address: bytes, port: int, protocol: int) -> str:
         winner = self._claims.winner(Frontend(address, port, protocol, LB_INSIDE))
         return "" if winner.startswith(HOST_PORT_OWNER) else winner
+
+
+def _nobody_listens(_key: str, _owner: Owner | None, _plan: Plan) -> None:
+    pass

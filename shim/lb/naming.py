@@ -25,7 +25,7 @@ class FrontendDirectory:
         if service is None:
             return FrontendNames()
         return FrontendNames(
-            kind=_kind(service, key.address),
+            kind=kind_of(service, key.address),
             service=f"{service.namespace}/{service.name}",
             terminating=self._terminating(owner, service, key, port),
         )
@@ -59,7 +59,8 @@ class FrontendDirectory:
         )
 
 
-def _kind(service: Service, address: bytes) -> str:
+def kind_of(service: Service, address: bytes) -> str:
+    """The word for an address of a service, as Kubernetes has it."""
     for kind, addresses in (
         ("ClusterIP", service.cluster_ips),
         ("LoadBalancer", service.load_balancer_ips),

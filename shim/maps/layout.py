@@ -33,6 +33,7 @@ ENTRY_DEFAULT_ALLOW: Final = 2
 # CtEntry.flags
 CT_REPLY_SEEN, CT_AUDIT, CT_LEARNED = 1, 2, 4
 CT_TRANSLATED, CT_CARRIED = 64, 128
+_NO_PORT: Final = bytes(2)
 HOST_ENDPOINT_ID: Final = 0
 """Policies and connections of the node itself."""
 METRIC_ENDPOINTS: Final = 4096
@@ -321,6 +322,11 @@ def policy_entry(key: MapKey, entry: MapEntry, *, cookie: int, proxy_port: int =
         flags,
         key.ports.specificity,
     )
+
+
+def policy_entry_redirects(raw: bytes) -> bool:
+    """Whether a policy map's value leads to a proxy of this node: it has the proxy's port."""
+    return raw[8:10] != _NO_PORT and raw[10] == Action.REDIRECT
 
 
 def endpoint_stats_key(endpoint_id: int, direction: Direction, *, dropped: bool) -> bytes:

@@ -10,14 +10,8 @@ from axoneme.lib.bpf.kinds import NO_PREALLOC, MapKind
 from shim.maps.base import ADDRESS, NO_ADDRESS, U32, IpcacheKey, Record, spec
 
 # NodeConfig.flags
-NODE_TUNNEL, NODE_MASQUERADE4, NODE_MASQUERADE6, NODE_HOST_ROUTING, NODE_HOST_FIREWALL, NODE_HOST_AUDIT = (
-    1,
-    2,
-    4,
-    8,
-    16,
-    32,
-)
+NODE_TUNNEL, NODE_MASQUERADE4, NODE_MASQUERADE6, NODE_HOST_ROUTING = 1, 2, 4, 8
+NODE_HOST_FIREWALL, NODE_HOST_AUDIT, NODE_PROXY = 16, 32, 64
 # NodeIp.flags
 NODE_IP_OWN, NODE_IP_TUNNEL_PEER = 1, 2
 
@@ -65,5 +59,7 @@ NODE_IPS: Final = spec("axoneme_nodeips", MapKind.HASH, ADDRESS, NodeIp.FORMAT.s
 NO_MASQUERADE: Final = spec(
     "axoneme_nomasq", MapKind.LPM_TRIE, IpcacheKey.FORMAT.size, 1, 16_384, NO_PREALLOC
 )
+PROXIED: Final = spec("axoneme_proxied", MapKind.ARRAY, U32, 8, 2048)
+"""A bit for each protocol and port to which an endpoint is redirected (shim/maps/proxied.py)."""
 
-SPECS: Final = (NODE, LOCAL, NODE_IPS, NO_MASQUERADE)
+SPECS: Final = (NODE, LOCAL, NODE_IPS, NO_MASQUERADE, PROXIED)

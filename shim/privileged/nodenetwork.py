@@ -23,7 +23,7 @@ from axoneme.lib.bpf.xdplinks import XdpLink, XdpMode
 from axoneme.lib.errors import AxonemeError, FailedPrecondition, InvalidArgument
 from axoneme.lib.nodenames import health_namespace
 from shim.network import TUNNEL, XDP_NATIVE, XDP_OFF
-from shim.privileged import cgroups, health, overlay, sysctls, uplink
+from shim.privileged import cgroups, health, overlay, proxyroutes, sysctls, uplink
 from shim.privileged.catalogue import (
     ENDPOINT,
     HOST,
@@ -43,6 +43,7 @@ from shim.privileged.protocol import SetUpNetwork
 logger = logging.getLogger(__name__)
 
 UPLINK_PLACE, OVERLAY_PLACE = "uplink", "overlay"
+DNS_PROXY = "dns_proxy"
 _XDP_PLACES = {XdpMode.GENERIC: "xdpgeneric", XdpMode.NATIVE: "xdpnative"}
 
 
@@ -103,6 +104,7 @@ class NodeNetwork:
         facts |= self._set_up_overlay(request, usable, outcome, facts.get("uplink_mtu", 0))
         self._set_up_endpoints(HOST in usable, endpoints, outcome)
         self._set_up_sockets(request, usable, outcome)
+        self._set_up_dns_proxy(request, outcome)
         facts["health_netns"] = self._set_up_health(request, outcome)
         self._loader.release(PROGRAMS.keys() - {ENDPOINT, *wanted})
         return {
@@ -209,6 +211,17 @@ class NodeNetwork:
                 made = self._cgroups.attach(loaded, cgroups.folder(request.cgroup_root))
                 outcome.attached.add(name)
                 outcome.repaired += [name] if made else []
+
+    def _set_up_dns_proxy(self, request: SetUpNetwork, outcome: _Outcome) -> None:
+        """Before any policy redirects: without the routes, redirected packets go on to their servers' way."""
+        before = self._pins.parent / proxyroutes.FOLDER
+        if not request.dns_proxy:
+            proxyroutes.remove(before)
+            return
+        with outcome.part(DNS_PROXY):
+            made = proxyroutes.make(before)
+            outcome.attached.add(DNS_PROXY)
+            outcome.repaired += [f"{DNS_PROXY}: {what}" for what in made]
 
     def _set_up_health(self, request: SetUpNetwork, outcome: _Outcome) -> str:
         if not request.health:

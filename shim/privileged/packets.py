@@ -77,6 +77,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "socket_lb": fields.flag,
     "cgroup_root": fields.folder_or_empty,
     "sockmap": fields.flag,
+    "dns_proxy": fields.flag,
     "xdp": fields.xdp,
     "attach": fields.attach,
     "health": fields.flag,

@@ -71,6 +71,7 @@ class SetUpNetwork(Request):
     socket_lb: bool = False
     cgroup_root: str = ""
     sockmap: bool = False
+    dns_proxy: bool = False
     xdp: str = XDP_OFF
     attach: str = ATTACH_AUTO
     health: bool = False

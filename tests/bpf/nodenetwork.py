@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from axoneme.lib.bpf.links import Hook, TcxLink
 from shim.maps import node as nodemaps
@@ -42,12 +42,14 @@ def ip(netns: str, *words: str) -> None:
 class Network:
     """Builds everything; `close` removes it. Names of machines: client, router, a, b, pa, pb."""
 
+    objects: ClassVar[tuple[str, ...]] = ("netdev.o", "overlay.o")
+    machines: ClassVar[tuple[str, ...]] = ("router", "client", "a", "b", "pa", "pb")
+
     def __init__(self) -> None:
         self.number = f"{os.getpid()}-{next(_numbers)}"
         self.prefix = f"axt-d-{self.number}"
         self.nodes: dict[str, Node] = {}
         self.links: list[TcxLink] = []
-        self.machines = ("router", "client", "a", "b", "pa", "pb")
         for name in self.machines:
             subprocess.run(["ip", "netns", "add", self.name(name)], check=True)
             ip(self.name(name), "link", "set", "lo", "up")
@@ -138,7 +140,7 @@ class Network:
     def start(self, *, tunnel: bool = False, underlay: int = 4) -> None:
         """Loads both nodes' programs and describes the network to them."""
         for letter in "ab":
-            node = Node(f"{self.number}-{letter}", ("netdev.o", "overlay.o"))
+            node = Node(f"{self.number}-{letter}", self.objects)
             self.nodes[letter] = node
             self._describe(letter, tunnel=tunnel, underlay=underlay)
             self.attach(letter, "eth0", "from_netdev", Hook.TCX_INGRESS)

@@ -29,6 +29,8 @@ from tests.contract.badcerts import DAY, NOW, write_leaf
 from tests.contract.identityserver import TinyIdentity, tiny_server
 from tests.waiting import FakeClock, eventually
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 READER = f"spiffe://{TRUST_DOMAIN}/user/reader/ann"
 Issue = Callable[[str], TlsFiles]
 

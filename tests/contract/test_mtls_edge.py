@@ -27,6 +27,8 @@ from tests.conftest import TRUST_DOMAIN
 from tests.contract.identityserver import NAME, TinyIdentity, tiny_server
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 Issue = Callable[[str], TlsFiles]
 Stub = identity_pb2_grpc.IdentityServiceStub
 

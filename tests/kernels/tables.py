@@ -16,7 +16,7 @@ from tests.kernels.report import say
 
 _RUNS: Final = (
     *("endpoint", "services", "hairpin", "netdev", "masquerade", "overlay", "host_policy"),
-    *("host_routing", "layout"),
+    *("host_routing", "layout", "dsr", "proxy_table"),
 )
 _HELPER: Final = "tests/unit/shim/privileged/test_{}_root.py"
 GROUPS: Final = (

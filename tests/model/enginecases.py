@@ -152,7 +152,8 @@ _service = st.one_of(
     st.just(ServicePeer(selector=LabelSelector((Requirement("any", "svc", Operator.IN, ("1",)),)))),
     st.just(ServicePeer(namespace="b", selector=LabelSelector())),
 )
-_fqdn = st.sampled_from([FqdnPeer(text="x.example"), FqdnPeer(text="*.example", pattern=True)])
+_NAMES = [FqdnPeer(text=text, pattern="*" in text) for text in ("x.example", "*.example", "*")]
+_fqdn = st.sampled_from(_NAMES[:2])
 
 
 def _some(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -185,6 +186,7 @@ _ports = st.sampled_from(
 )
 _l7 = st.sampled_from(
     [None, None, None, L7(parser="http"), L7(parser="tls"), L7(parser="dns"), L7(parser="r2d2")]
+    + [L7(parser="dns", dns=(name,)) for name in _NAMES]
     + [L7(parser="crd", listener=name, priority=5, allow_all=True) for name in ("one", "two")]
     + [L7(parser="http", terminating=TlsContext(secret=name)) for name in ("x", "y")]
 )

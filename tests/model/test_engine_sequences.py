@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from axoneme.lib.policy.dnsrules import DnsRules
 from axoneme.lib.policy.model import SubjectPolicy
+from axoneme.lib.policycodec.dnsrules import digest_of
 from services.policy.inputs import PolicySettings
 from services.policy.resolution.engine import Drained, PolicyEngine
 from services.policy.resolution.plainresolve import resolve_with_faults
@@ -33,6 +35,7 @@ class Receiver:
     def __init__(self, engine: PolicyEngine) -> None:
         self.engine = engine
         self.policies: dict[str, SubjectPolicy] = {}
+        self.dns_rules: dict[str, DnsRules] = {}
         self.revision = 0
 
     def drain(self) -> Drained:
@@ -45,6 +48,14 @@ class Receiver:
             self.policies[key] = policy
         for key in drained.removals:
             del self.policies[key]
+        for key, rules in drained.dns_rules.items():
+            assert self.dns_rules.get(key) != rules, f"{key} was sent although nothing changed"
+            self.dns_rules = {one: had for one, had in self.dns_rules.items() if one != key}
+            if rules is not None:
+                assert rules.digest == digest_of(rules.rules)
+                self.dns_rules[key] = rules
+        named = {key: one.dns_rules_digest for key, one in self.policies.items() if one.dns_rules_digest}
+        assert {key: rules.digest for key, rules in self.dns_rules.items()} == named
         return drained
 
     def check(self, state: State) -> None:

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "datapath",
     "dns_names",
     "flow_lookups",
+    "flow_server",
     "flows",
     "lb_sync",
     "maglev",

@@ -79,20 +79,28 @@ def _forwarders(folder: Path) -> list[Forwarder]:
     few = Load("allow, 4 sockets", allowed, 4)
     many = Load("allow, 200 sockets", allowed, 200)
     deny = Load("deny, 4 sockets", refused, 4)
+    loads = (few, many, deny)
     found = [
-        Forwarder("proxy, 10 patterns", _proxy(10), RESOLVER[4], (few, many, deny), ("≤ 12", "", "")),
-        Forwarder("proxy, 1,000 patterns", _proxy(1_000), RESOLVER[4], (few, many, deny), ("≤ 13", "", "")),
+        Forwarder(f"proxy, {kind}, {count:,} patterns", _proxy(count, kind), RESOLVER[4], loads, goals)
+        for kind, count, goals in (
+            ("whole", 10, ("≤ 12", "", "")),
+            ("whole", 1_000, ("≤ 13", "", "")),
+            ("parts", 10, ()),
+            ("parts", 1_000, ()),
+        )
+    ]
+    found += [
         Forwarder("unbound, no cache", _unbound_forwarder(folder), NODE_ADDRESS, (few, many)),
     ]
     if shutil.which("dnsdist") is None:
         print("dns_proxy: no dnsdist here (apt-get install dnsdist): not compared with it", file=sys.stderr)
     else:
-        found.append(Forwarder("dnsdist", _dnsdist(folder), NODE_ADDRESS, (few, many, deny)))
+        found.append(Forwarder("dnsdist", _dnsdist(folder), NODE_ADDRESS, loads))
     return found
 
 
-def _proxy(patterns: int) -> tuple[str, ...]:
-    return (sys.executable, "-m", "tests.perf.dns_proxy_process", str(patterns))
+def _proxy(patterns: int, kind: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "tests.perf.dns_proxy_process", str(patterns), kind)
 
 
 def _dnsdist(folder: Path) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from axoneme.lib.bpf.trials import YES
 _PROGRAM_KIND_TC: Final = 3
 _PROGRAM_KIND_XDP, _PROGRAM_KIND_SOCK_OPS, _PROGRAM_KIND_SK_MSG, _PROGRAM_KIND_SOCK_ADDR = 6, 13, 16, 18
 _HELPER_REDIRECT_NEIGH, _HELPER_REDIRECT_PEER, _HELPER_KTIME_COARSE, _HELPER_LOOP = 152, 155, 160, 181
+_HELPER_SKC_LOOKUP_TCP, _HELPER_SK_ASSIGN = 99, 124
 _LOOPBACK: Final = 1
 
 
@@ -128,6 +129,8 @@ def _of_the_kernel() -> dict[str, str]:
         "bpf_loop": trials.helper(_PROGRAM_KIND_TC, _HELPER_LOOP, "Linux 5.17"),
         "redirect_neigh": trials.helper(_PROGRAM_KIND_TC, _HELPER_REDIRECT_NEIGH, "Linux 5.10"),
         "redirect_peer": trials.helper(_PROGRAM_KIND_TC, _HELPER_REDIRECT_PEER, "Linux 5.10"),
+        "skc_lookup_tcp": trials.helper(_PROGRAM_KIND_TC, _HELPER_SKC_LOOKUP_TCP, "Linux 5.2"),
+        "sk_assign": trials.helper(_PROGRAM_KIND_TC, _HELPER_SK_ASSIGN, "Linux 5.7"),
         "xdp_generic": trials.program(_PROGRAM_KIND_XDP),
         "sockmap": _sockmap(),
         **hooks,

@@ -53,6 +53,22 @@ class _Tail:
         self.exactly: dict[int, Leftovers] = {}
         self.below: dict[int, Leftovers] = {}
 
+    def matches(self, before: bytes) -> bool:
+        """Whether `matching` would find anything."""
+        first = before[0] + 1
+        if first != len(before):
+            if self.any_labels:
+                return is_plain(before)
+            return self._has_several() and bool(self.matching(before))
+        one = self.exactly.get(1)
+        if one is not None and one.matches(before[1:]):
+            return True
+        return bool(self.any_labels) and not before[1:].translate(None, _PLAIN)
+
+    def _has_several(self) -> bool:
+        """Whether a pattern is about more than one label before the tail."""
+        return bool(self.below) or len(self.exactly) > (1 in self.exactly)
+
     def matching(self, before: bytes) -> list[str]:
         """Selectors for labels before the tail (wire form without final zero, at least one)."""
         size = len(before)
@@ -146,7 +162,7 @@ class NameIndex:
             return False
         tails, tail = self._tails, rest
         while tail:
-            if tail in tails and tails[tail].matching(name[: -len(tail)]):
+            if tail in tails and tails[tail].matches(name[: -len(tail)]):
                 return True
             tail = tail[tail[0] + 1 :]
         return False

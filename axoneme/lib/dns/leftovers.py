@@ -44,16 +44,26 @@ _Ends = _ByLiteral[_Middles]
 class Leftovers:
     """Patterns of one number of labels before one tail."""
 
-    __slots__ = ("_beginnings",)
+    __slots__ = ("_beginnings", "_first")
 
     def __init__(self) -> None:
+        self._first: set[int] | None = set()  # first characters; None: one may begin with a star
         self._beginnings: _ByLiteral[_Ends] = _ByLiteral(lambda: _Ends(lambda: _Middles(list)))
 
     def add(self, text: str, wild: Sequence[str]) -> None:
         """A selector and the labels before its tail; at least one has a star, and stars stand alone."""
         begin, *middles, end = ".".join(wild).split("*")
+        if not begin:
+            self._first = None
+        elif self._first is not None:
+            self._first.add(ord(begin[0]))
         middle = max(middles, key=len, default="")
         self._beginnings.at(begin).at(end).at(middle).append(_Pattern(text, _form([begin, *middles, end])))
+
+    def matches(self, labels: bytes) -> bool:
+        """Whether `matching` would find anything; what begins like no pattern costs one look-up."""
+        first = self._first
+        return (first is None or labels[0] in first) and bool(self.matching(labels))
 
     def matching(self, labels: bytes) -> list[str]:
         """Selectors that match labels with dots between; one may come twice. The labels are of plain

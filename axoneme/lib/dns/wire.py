@@ -14,17 +14,22 @@ whatever the bytes are, only `Malformed` is raised. Formats: RFC 1035 §4, RFC 6
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from axoneme.lib.dns.names import Malformed, read_name, skip_name, text_of, wire_of
+from axoneme.lib.dns.plain import addresses_only
 
 __all__ = [
     "Answer",
     "Malformed",
     "Question",
+    "QuestionReader",
     "answers_question",
     "read_answer",
     "read_question",
+    "read_records",
     "refusal",
     "text_of",
     "wire_of",
@@ -48,6 +53,9 @@ _NO_RECORDS: Final = bytes(6)
 _ONLY_QUESTION: Final = b"\x00\x01\x00\x00\x00\x00\x00\x00"
 _QUESTION_AND_OPT: Final = b"\x00\x01\x00\x00\x00\x00\x00\x01"
 _TRUNCATED: Final = 0x0200
+_ONE: Final = b"\x00\x01"
+_MAX_TAILS: Final = 4_096
+_MAX_TAIL: Final = 128  # bytes of a tail that is remembered
 _type_and_class = struct.Struct(">HH").unpack_from
 _flags_and_counts = struct.Struct(">HHH").unpack_from  # flags, questions, answers
 _compressed_record = struct.Struct(">HHHIH").unpack_from
@@ -82,10 +90,15 @@ class Answer(NamedTuple):
     usable: bool
 
 
+# As `_make`, in half the time.
+_question: Callable[[tuple[bytes, int, int, int]], Question] = partial(tuple.__new__, Question)
+_answer: Callable[[tuple[Any, ...]], Answer] = partial(tuple.__new__, Answer)
+
+
 def read_question(message: bytes) -> Question:
     """The question of a query: QR 0, opcode 0, exactly one question without compression. Raises Malformed."""
     try:
-        if message[2] & 0xF8 or message[4:6] != b"\x00\x01":
+        if message[2] & 0xF8 or message[4:6] != _ONE:
             raise Malformed("not a query with one question")
         at = _QUESTION
         while length := message[at]:
@@ -96,9 +109,45 @@ def read_question(message: bytes) -> Question:
             raise Malformed("a name longer than 255 bytes")
         at += 1
         qtype, qclass = _type_and_class(message, at)
-        return Question._make((message[_QUESTION:at].lower(), qtype, qclass, at + 4))
+        return _question((message[_QUESTION:at].lower(), qtype, qclass, at + 4))
     except (IndexError, struct.error):
         raise Malformed("a query that ends early") from None
+
+
+class QuestionReader:
+    """`read_question` with a memory for what names end with: what was read once need not be walked again.
+
+    Queries of one zone differ in their first label only. A tail (labels after the first, zero, type, class)
+    in which the first zero byte ends the name is remembered; where the same bytes stand again up to their
+    first zero byte, the same labels do.
+    """
+
+    __slots__ = ("_tails",)
+
+    def __init__(self) -> None:
+        self._tails: dict[bytes, tuple[int, int]] = {}  # tail → type and class
+
+    def read(self, message: bytes) -> Question:
+        """As `read_question`. Raises Malformed."""
+        try:
+            start = message[_QUESTION] + _QUESTION + 1
+            end = message.index(0, start) + 5
+            qtype, qclass = self._tails[message[start:end]]
+        except (KeyError, IndexError, ValueError):
+            return self._read(message)
+        # A first label of 63 bytes at most, and not the root.
+        if message[2] & 0xF8 or message[4:6] != _ONE or not _QUESTION + 2 <= start <= _QUESTION + 64:
+            return read_question(message)
+        return _question((message[_QUESTION : end - 4].lower(), qtype, qclass, end))
+
+    def _read(self, message: bytes) -> Question:
+        question = read_question(message)
+        start, end = message[_QUESTION] + _QUESTION + 1, question.end
+        if start < end - 4 and end - start <= _MAX_TAIL and message.index(0, start) == end - 5:
+            if len(self._tails) >= _MAX_TAILS:
+                self._tails.clear()
+            self._tails[message[start:end]] = question.qtype, question.qclass
+        return question
 
 
 def answers_question(query: bytes, answer: bytes, end: int) -> bool:
@@ -120,9 +169,17 @@ def read_answer(message: bytes, question: Question) -> Answer:
     Of the records after one with an unexpected owner (facts A2) only the types are read. A truncated answer
     that ends inside a record is not malformed, but not usable.
     """
-    name, _, _, at = question
-    if len(message) > MAX_MESSAGE or message[_QUESTION : at - 4].lower() != name:
+    name, qtype, _, end = question
+    asked = message[_QUESTION : end - 4]
+    if (asked != name and asked.lower() != name) or len(message) > MAX_MESSAGE:
         raise Malformed("more than 65,535 bytes, or the answer to another question")
+    plain = addresses_only(message, qtype, end)
+    return _answer(plain) if plain is not None else read_records(message, question)
+
+
+def read_records(message: bytes, question: Question) -> Answer:
+    """`read_answer` of any message that begins with the question."""
+    name, _, _, at = question
     flags, _, count = _flags_and_counts(message, 2)
     if count > MAX_RECORDS:
         raise Malformed("more than 4,000 records")
@@ -172,7 +229,7 @@ def read_answer(message: bytes, question: Question) -> Answer:
         if not flags & _TRUNCATED:
             raise Malformed("an answer that ends early") from None
         usable = False
-    return Answer._make(
+    return _answer(
         (
             flags & 0x0F,
             flags & _TRUNCATED != 0,

@@ -11,7 +11,7 @@ from typing import Final
 from axoneme.api.hubble.observer import observer_pb2
 from axoneme.lib.errors import InvalidArgument
 from axoneme.lib.flows.filters import FlowMatcher
-from axoneme.lib.flows.flags import Filter
+from axoneme.lib.flows.flagvalues import Filter
 from axoneme.lib.flows.times import parse_time
 
 DEFAULT_NUMBER: Final = 20
@@ -52,12 +52,19 @@ class Selectors:
 
 
 def make_request(
-    selectors: Selectors, whitelist: Iterable[Filter], blacklist: Iterable[Filter], *, now_ns: int
+    selectors: Selectors,
+    whitelist: Iterable[Filter],
+    blacklist: Iterable[Filter],
+    *,
+    now_ns: int,
+    field_mask: Iterable[str] = (),
 ) -> observer_pb2.GetFlowsRequest:
-    """The request; `until` is dropped when following."""
+    """The request; `until` is dropped when following, and no mask asks for whole flows."""
     request = observer_pb2.GetFlowsRequest(
         follow=selectors.follow, first=selectors.first is not None, whitelist=whitelist, blacklist=blacklist
     )
+    if paths := list(field_mask):
+        request.field_mask.paths.extend(paths)
     if selectors.take_all:
         request.number = ALL
     else:

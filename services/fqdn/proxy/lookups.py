@@ -16,12 +16,14 @@ from axoneme.lib.dns.wire import (
     Answer,
     Malformed,
     Question,
+    QuestionReader,
     answers_question,
-    read_question,
+    read_answer,
     refusal,
 )
 from services.fqdn.model import (
     REFUSED,
+    STANDING_SECONDS,
     EventSink,
     Flow,
     Judge,
@@ -29,11 +31,11 @@ from services.fqdn.model import (
     ProxySettings,
     Released,
     Ruling,
+    Standing,
     Verdict,
 )
 from services.fqdn.proxy.clients import Client
 from services.fqdn.proxy.counters import LATENCY_BUCKETS, STEPS_PER_SECOND, Counters
-from services.fqdn.proxy.plainanswer import read_any_answer
 
 POOL_BYTES: Final = 4_096
 TOO_MANY: Final = "too many queries in flight"
@@ -53,7 +55,7 @@ Reply = Callable[[bytes, bytes], None]
 class Route:
     """One client socket or connection towards one server."""
 
-    __slots__ = ("client", "flow", "held", "pending", "reply")
+    __slots__ = ("client", "flow", "held", "judged_by", "judged_until", "pending", "reply", "standing")
 
     def __init__(self, flow: Flow, client: Client, reply: Reply) -> None:
         self.flow = flow
@@ -61,6 +63,9 @@ class Route:
         self.reply = reply
         self.pending: dict[bytes, Pending] = {}  # by new id; oldest first
         self.held = 0  # answers that wait for the kernel
+        self.standing: Standing | None = None  # good until a time and while the judge has this table
+        self.judged_until = 0.0
+        self.judged_by: object = None
 
 
 class Held(NamedTuple):
@@ -86,7 +91,8 @@ class Lookups:
         *,
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        self._judge = judge.judge
+        self._judge = judge
+        self._read_question = QuestionReader().read
         self._learn = learner.learn
         self._due = learner.due
         self._sink = sink
@@ -105,18 +111,20 @@ class Lookups:
     def ask(self, route: Route, query: bytes, now: float) -> bytes | None:
         """What goes to the server for a client's query; None when it was refused or dropped."""
         counters = self.counters
-        flow = route.flow
         try:
-            question = read_question(query)
+            question = self._read_question(query)
         except Malformed as error:
             counters.malformed_queries += 1
-            self._sink.malformed(flow, str(error))
+            self._sink.malformed(route.flow, str(error))
             return None
-        ruling = self._judge(flow, question)
-        if not ruling[0]:
+        standing = route.standing
+        if standing is None or now > route.judged_until or route.judged_by is not self._judge.table:
+            standing = self._stand(route, now)
+        matches, ruling, no = standing[:3]
+        if not matches(question[0]):
             counters.denied += 1
             route.reply(query, refusal(query, question[3], self._deny_rcode))
-            self._request(flow, ruling, question, Verdict.DENIED, "")
+            self._request(route.flow, no, question, Verdict.DENIED, "")
             return None
         client = route.client
         if client.in_flight >= self._max_per_client or counters.in_flight >= self._max_in_flight:
@@ -130,8 +138,20 @@ class Lookups:
         pending[identifier] = query, question, ruling, now
         client.in_flight += 1
         counters.in_flight += 1
-        self._request(flow, ruling, question, FORWARDED, "")
+        sink = self._sink
+        if sink.watched:
+            sink.request(route.flow, ruling, question, FORWARDED, "")
+        else:
+            sink.unseen += 1
         return identifier + query[2:]
+
+    def _stand(self, route: Route, now: float) -> Standing:
+        """What rules of this moment say; kept with the route when it lasts."""
+        table = self._judge.table
+        standing = self._judge.standing(route.flow)
+        route.standing = standing if standing.lasting else None
+        route.judged_until, route.judged_by = now + STANDING_SECONDS, table
+        return standing
 
     def take(self, route: Route, message: bytes, now: float) -> None:
         """An answer of the route's server. Whatever is not the answer to a query in flight goes nowhere.
@@ -155,7 +175,7 @@ class Lookups:
             self._sink.malformed(route.flow, "the answer to another question")
             return
         try:
-            answer = read_any_answer(message, question)
+            answer = read_answer(message, question)
         except Malformed as error:
             counters.malformed_answers += 1
             self._sink.malformed(route.flow, str(error))
@@ -174,7 +194,8 @@ class Lookups:
         bucket = int(latency * STEPS_PER_SECOND).bit_length()  # as `answered_within`
         counters.latencies[bucket if bucket < LATENCY_BUCKETS else -1] += 1
         counters.latency_sum += latency
-        self._response(route.flow, ruling, question, answer, int(latency * 1e9), FORWARDED, "")
+        if self._sink.watched:
+            self._response(route.flow, ruling, question, answer, int(latency * 1e9), FORWARDED, "")
 
     def _hold(self, ticket: int, released: Released, held: Held) -> None:
         if released is Released.HELD and len(self._held) < self._max_held:

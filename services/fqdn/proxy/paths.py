@@ -8,6 +8,7 @@ for long makes room (of a few, the one unused for longest). Paths with queries i
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -24,8 +25,8 @@ BATCH: Final = 64  # answers of one socket before others have their turn
 MAX_ANSWER: Final = 65_535
 CHANCES: Final = 32  # paths that are looked at to make room for one
 
-# The client's address as recvmsg gives it, and the original destination as the kernel does.
-PathKey = tuple[tuple[object, ...], bytes]
+# The client's address and the original destination, as the kernel writes them (`sockets.ends_of`).
+PathKey = bytes
 _Make = Callable[[Flow, str], Reply]
 
 
@@ -43,7 +44,7 @@ class Path(Route):
         self.used = 0.0  # monotonic seconds of the last query
         self.socket: sockets.Socket | None = None
         self.send: Callable[[bytes], int] | None = None
-        self.recv: Callable[[int], bytes] | None = None
+        self.recv: Callable[[mmap.mmap], int] | None = None
 
 
 class Paths:
@@ -66,13 +67,14 @@ class Paths:
         self._poller = poller
         self._mishaps = mishaps
         self.by_key: dict[PathKey, Path] = {}
+        self._buffer = mmap.mmap(-1, MAX_ANSWER)  # its slices are bytes
 
-    def add(self, key: PathKey, server: bytes, local: sockets.Address, address: bytes, make: _Make) -> Path:
+    def add(self, key: PathKey, flow: Flow, make: _Make) -> Path:
         """A new path. Raises NoRoom."""
         if len(self.by_key) >= self._settings.max_upstreams and not self._make_room():
             raise NoRoom
-        remote, server_address = sockets.server_of(server)
-        flow = Flow(UDP, address, local[1], server_address, remote[1])
+        local = sockets.text_of(flow.client), flow.client_port
+        remote = sockets.text_of(flow.server), flow.server_port
         path = Path(flow, self._clients.join(local[0]), local, remote, make(flow, local[0]))
         self.by_key[key] = path
         self._counters.upstreams = len(self.by_key)
@@ -94,20 +96,20 @@ class Paths:
             if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._make_room():
                 raise
             one = sockets.udp_upstream(path.local, path.remote, self._settings.mark)
-        path.socket, path.send, path.recv = one, one.send, one.recv
+        path.socket, path.send, path.recv = one, one.send, one.recv_into
         self._counters.upstreams_opened += 1
         self._poller.register(one.fileno(), READ, partial(self._read, path))
         return one.send
 
     def _read(self, path: Path, _: int) -> None:
         """Takes what has come; no more than what is waited for is looked for."""
-        recv, pending, take = path.recv, path.pending, self._lookups.take
+        recv, pending, take, buffer = path.recv, path.pending, self._lookups.take, self._buffer
         if recv is None:
             return
         now = self._clock()
         for _ in range(BATCH):
             try:
-                message = recv(MAX_ANSWER)
+                message = buffer[: recv(buffer)]
             except BlockingIOError:
                 return
             except OSError as error:

@@ -22,6 +22,13 @@ IPV6_RECVORIGDSTADDR: Final = 74
 SO_RCVBUFFORCE: Final = 33
 SO_MEMINFO: Final = 55
 _DROPS: Final = 8 * 4  # SK_MEMINFO_DROPS, offset in bytes
+# Room for the sender of a datagram and for the control message with its original destination.
+INBOX_HEAD: Final = {
+    socket.AF_INET: (16, socket.CMSG_SPACE(16)),
+    socket.AF_INET6: (32, socket.CMSG_SPACE(28)),
+}
+_inet = struct.Struct(">2xH4s")
+_inet6 = struct.Struct(">2xH4x16s")
 
 LISTENER_BUFFER: Final = 4 << 20
 BACKLOG: Final = 1_024
@@ -131,12 +138,19 @@ def drops(one: Socket) -> int:
     return int.from_bytes(info[_DROPS : _DROPS + 4], "little")
 
 
-def server_of(control: bytes) -> tuple[Address, bytes]:
-    """Address and port, and the address's bytes, of a `sockaddr_in` or `sockaddr_in6`."""
-    port = int.from_bytes(control[2:4], "big")
-    if len(control) == 16:
-        return (socket.inet_ntop(socket.AF_INET, control[4:8]), port), control[4:8]
-    return (socket.inet_ntop(socket.AF_INET6, control[8:24]), port), control[8:24]
+def ends_of(head: bytes) -> tuple[bytes, int, bytes, int]:
+    """Sender and original destination, addresses and ports, of a datagram that a listener's inbox took.
+
+    `head` is a `sockaddr_in` or `sockaddr_in6` (that padded to 32 bytes) and a control message with another.
+    """
+    if len(head) == sum(INBOX_HEAD[socket.AF_INET]):
+        return (*_inet.unpack_from(head, 0)[::-1], *_inet.unpack_from(head, 32)[::-1])
+    return (*_inet6.unpack_from(head, 0)[::-1], *_inet6.unpack_from(head, 48)[::-1])
+
+
+def text_of(address: bytes) -> str:
+    """An address of 4 or 16 bytes as text."""
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
 def raise_file_limit() -> int:

@@ -11,13 +11,12 @@ from axoneme.lib.dns.wire import Malformed, read_question, refusal
 from services.fqdn.model import REFUSED, UDP, EventSink, Flow
 from services.fqdn.proxy import datagram, sockets
 from services.fqdn.proxy.counters import Counters
+from services.fqdn.proxy.inbox import TRUNCATED, Inbox
 from services.fqdn.proxy.lookups import Lookups, Reply
 from services.fqdn.proxy.mishaps import Mishaps
 from services.fqdn.proxy.paths import NoRoom, Path, Paths
 
 BATCH: Final = 64  # queries before answers have their turn
-TRUNCATED: Final = int(socket.MSG_TRUNC)  # as an enum it costs ten times as much
-CONTROL_BYTES: Final = socket.CMSG_SPACE(28)  # a sockaddr_in6
 
 
 class Replies:
@@ -91,8 +90,9 @@ class UdpFront:
         max_query_bytes: int,
     ) -> None:
         self.listener = listener
-        self._ipv6 = listener.family == socket.AF_INET6
-        self._make = replies.to6 if self._ipv6 else replies.to4
+        self._make = replies.to6 if listener.family == socket.AF_INET6 else replies.to4
+        name, control = sockets.INBOX_HEAD[socket.AddressFamily(listener.family)]
+        self._inbox = Inbox(BATCH, max_query_bytes, name=name, control=control)
         self._paths = paths
         self._known = paths.by_key
         self._ask = lookups.ask
@@ -100,52 +100,43 @@ class UdpFront:
         self._sink = sink
         self._mishaps = mishaps
         self._clock = clock
-        self._max_bytes = max_query_bytes
         self._expected = 1  # queries of the next round
 
     def readable(self, _: int) -> None:
         """Takes what has come, up to a batch.
 
-        An empty socket costs a system call and an exception, so no more is read than came lately; with
-        more there, the poll is ready again at once and the next round reads twice as many.
+        To find a socket empty costs as much as a datagram, so no more is looked for than came lately; with
+        more there, the poll is ready again at once and the next round takes twice as many.
         """
-        recvmsg, size, known, ask = self.listener.recvmsg, self._max_bytes, self._known, self._ask
-        now = self._clock()
-        count = 0
-        try:
-            for _ in range(self._expected):
-                query, control, flags, source = recvmsg(size, CONTROL_BYTES)
-                count += 1
-                try:
-                    path = known.get((source, control[0][2])) or self._new(query, control[0][2], source)
-                    if path is None or (flags & TRUNCATED and self._too_long(path)):
-                        continue
-                    path.used = now
-                    message = ask(path, query, now)
-                    if message is not None:
-                        self._send(path, message)
-                except Exception as error:  # noqa: BLE001  one query must not end the loop
-                    self._mishaps.note("query", error)
-        except BlockingIOError:
-            self._expected = count or 1
-        else:
-            self._expected = min(2 * self._expected, BATCH)
+        known, ask, paths = self._known, self._ask, self._paths
+        expected = self._expected
+        datagrams = self._inbox.receive(self.listener.fileno(), expected)
+        count = len(datagrams)
+        self._expected = min(2 * expected, BATCH) if count == expected else count or 1
         self._counters.udp_queries += count
+        now = self._clock()
+        for key, query, flags in datagrams:
+            try:
+                path = known.get(key) or self._new(key, query)
+                if path is None or (flags & TRUNCATED and self._too_long(path)):
+                    continue
+                path.used = now
+                message = ask(path, query, now)
+                if message is not None:
+                    try:
+                        (path.send or paths.open(path))(message)
+                    except OSError as error:
+                        paths.failed(path, message[:2], error)
+            except Exception as error:  # noqa: BLE001  one query must not end the loop
+                self._mishaps.note("query", error)
 
-    def _send(self, path: Path, message: bytes) -> None:
-        try:
-            (path.send or self._paths.open(path))(message)
-        except OSError as error:
-            self._paths.failed(path, message[:2], error)
-
-    def _new(self, query: bytes, server: bytes, source: tuple[str, int]) -> Path | None:
+    def _new(self, key: bytes, query: bytes) -> Path | None:
         """The path of a client socket's first query; None when there is no room, and it was refused."""
-        local = source[0], source[1]
-        address = socket.inet_pton(self.listener.family, source[0])
+        flow = Flow(UDP, *sockets.ends_of(key))
         try:
-            return self._paths.add((source, server), server, local, address, self._make)
+            return self._paths.add(key, flow, self._make)
         except NoRoom:
-            self._no_room(query, server, local, address)
+            self._no_room(query, flow)
             return None
 
     def _too_long(self, path: Path) -> bool:
@@ -153,14 +144,12 @@ class UdpFront:
         self._sink.malformed(path.flow, "a query that is too long")
         return True
 
-    def _no_room(self, query: bytes, server: bytes, source: sockets.Address, address: bytes) -> None:
+    def _no_room(self, query: bytes, flow: Flow) -> None:
         """Every upstream socket is in use: refused like by the other limits, without judging."""
         self._counters.upstreams_refused += 1
-        remote, server_address = sockets.server_of(server)
-        flow = Flow(UDP, address, source[1], server_address, remote[1])
         try:
             message = refusal(query, read_question(query).end, REFUSED)
         except Malformed:
             self._counters.malformed_queries += 1
             return
-        self._make(flow, source[0])(query, message)
+        self._make(flow, sockets.text_of(flow.client))(query, message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from axoneme.lib.policy.model import (
 from axoneme.lib.policy.precedence import precedence
 from axoneme.lib.policycodec import subject_key, subject_number
 from shim.cookies import CookieTable
+from shim.dns.nodedns import NodeDns
 from shim.endpointmap import EndpointMap
 from shim.endpoints import Endpoint, EndpointTable
 from shim.holders import Holders, Host
@@ -180,7 +181,9 @@ class MemoryNode:
         max_entries: int = MAX_ENTRIES,
         audit: bool = False,
         host: bool = False,
+        dns: Callable[[MemoryNode], NodeDns] | None = None,
     ) -> None:
+        """`dns` makes what the node has for its DNS proxy, out of `datapath`, `local` and `clock`."""
         self.clock = FakeClock()
         self.rng = random.Random(7)
         self.datapath = datapath or MemoryDatapath()
@@ -196,6 +199,7 @@ class MemoryNode:
         self.ipcache = NodeIpcache(table, cluster_name="east", clock=self.clock)
         self.endpoint_map = EndpointMap(maps[layout.EP.name], clock=self.clock, audit=audit)
         self.local = LocalIdentities()
+        self.dns = dns(self) if dns is not None else None
         self.host_generations: list[int] = []
         self.host = Host("n1", generation=7, write=self._write_host) if host else None
         self.policies = PolicySink(
@@ -206,6 +210,7 @@ class MemoryNode:
             prefixes=self.ipcache,
             checkpoint=self._checkpoint,
             clock=self.clock,
+            dns=self.dns,
             max_entries=max_entries,
         )
         self.workloads = Workloads(
@@ -254,7 +259,12 @@ class MemoryNode:
         self, endpoint: Endpoint, direction: Direction, address: str, protocol: int, port: int
     ) -> str:
         """What the datapath program would do with a new connection, by the content of the maps alone."""
-        number = self.identity_of(address)
+        return self.verdict_of(endpoint, direction, self.identity_of(address), protocol, port)
+
+    def verdict_of(
+        self, endpoint: Endpoint, direction: Direction, number: int, protocol: int, port: int
+    ) -> str:
+        """The same for a peer of this number."""
         inner = self.datapath.memory_maps[layout.POLICY.name].inner(
             layout.policy_outer_key(endpoint.endpoint_id)
         )

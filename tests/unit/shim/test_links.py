@@ -10,6 +10,9 @@ from axoneme.lib.errors import Unavailable
 from shim.datapath import InterfaceState
 from shim.endpoints import Endpoint
 from shim.links import REMEMBER_SECONDS, LinkCheck
+from shim.memorydatapath import MemoryDatapath
+from shim.network import NetworkFacts, NetworkSettings
+from shim.nodenetwork import NodeNetwork
 from tests.unit.shim.memorynode import MemoryNode, wanted
 
 
@@ -110,3 +113,55 @@ async def test_after_a_failure_it_looks_again_soon(monkeypatch: pytest.MonkeyPat
     await settle()
     assert await attached(node, endpoint)
     looking.cancel()
+
+
+class Stripped(MemoryDatapath):
+    """Says of its network what a test wants to have been put back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: tuple[str, ...] = ()
+
+    async def set_up_network(self, settings: NetworkSettings) -> NetworkFacts:
+        found, self.taken = self.taken, ()
+        return NetworkFacts(uplink="eth0", repaired=found)
+
+
+async def test_the_nodes_own_programs_come_back_with_the_same_look() -> None:
+    node, datapath = MemoryNode(), Stripped()
+    network = NodeNetwork(datapath, NetworkSettings(), lambda _: None)
+    links = LinkCheck(node.workloads, network, clock=node.clock)
+    datapath.taken = ("uplink: axoneme_from_netdev",)
+    assert await links.run() == [], "the network was not made yet"
+    await network.bring_up()
+    assert await links.run() == []
+    looking = asyncio.ensure_future(links.keep(10.0, sleep=node.clock.sleep))
+    await asyncio.sleep(0)
+    datapath.taken = ("uplink: axoneme_from_netdev", "dns_proxy: IPv4 rule")
+    node.clock.advance(10.1)
+    await settle()
+    looking.cancel()
+    assert not datapath.taken
+    assert links.repairs == 2
+    assert [problem.partition(";")[0] for problem in links.problems()] == [
+        "somebody took dns_proxy: IPv4 rule",
+        "somebody took uplink: axoneme_from_netdev",
+    ]
+
+
+async def test_a_network_that_cannot_be_checked_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, datapath = MemoryNode(), Stripped()
+    endpoint = await node.workloads.add(wanted())
+    network = NodeNetwork(datapath, NetworkSettings(), lambda _: None)
+    await network.bring_up()
+    links = LinkCheck(node.workloads, network, clock=node.clock)
+    strip(node, endpoint)
+
+    async def refuse(_: object) -> None:
+        raise Unavailable("no helper")
+
+    monkeypatch.setattr(datapath, "set_up_network", refuse)
+    with pytest.raises(Unavailable):
+        await links.run()
+    assert "cannot be checked: no helper" in links.problems()[0]
+    assert await attached(node, endpoint), "the endpoints come first"

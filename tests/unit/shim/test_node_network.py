@@ -58,6 +58,7 @@ EVERYTHING = NetworkSettings(
     socket_lb=True,
     sockmap=True,
     xdp="native",
+    dns_proxy=True,
 )
 
 
@@ -71,6 +72,8 @@ EVERYTHING = NetworkSettings(
         ("xdp_native", "xdp native", "xdp"),
         ("bpf_loop", "masquerade", "netdev"),
         ("redirect_peer", "host_routing", ""),
+        ("sk_assign", "dns_proxy", ""),
+        ("skc_lookup_tcp", "dns_proxy", ""),
     ],
 )
 async def test_a_missing_feature_is_told_by_the_option_that_needs_it(

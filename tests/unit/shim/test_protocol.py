@@ -117,6 +117,9 @@ def test_bad_fields_are_named(field: str, value: Any) -> None:
     assert caught.value.violations[0].field == field
 
 
+_SWITCHES = ("services", "masquerade", "host_firewall", "socket_lb", "sockmap", "dns_proxy", "health")
+
+
 @pytest.mark.parametrize(
     ("kind", "field", "values"),
     [
@@ -129,10 +132,7 @@ def test_bad_fields_are_named(field: str, value: Any) -> None:
             ["10.0.0.1", ["::"], ["127.0.0.1"], ["fe80::1"], ["x"], [4], None],
         ),
         ("set_up_network", "mtu", [-1, 1, 1279, 65_536, True, False, "1500", None, 1500.0]),
-        *(
-            ("set_up_network", name, [None, 0, 1, "true", []])
-            for name in ("services", "masquerade", "host_firewall", "socket_lb", "sockmap", "health")
-        ),
+        *(("set_up_network", name, [None, 0, 1, "true", []]) for name in _SWITCHES),
         (
             "set_up_network",
             "cgroup_root",

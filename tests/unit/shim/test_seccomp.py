@@ -50,7 +50,7 @@ def run(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-@pytest.fixture(scope="module", params=["shim_program", "helper_program"])
+@pytest.fixture(scope="module", params=["shim_program", "fqdn_program", "helper_program"])
 def answers(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     if os.uname().machine not in seccomp.MACHINES:
         pytest.skip("no numbers for this architecture")
@@ -64,7 +64,7 @@ EPERM, ENOSYS = 1, 38
 
 def test_each_call_of_the_list_is_refused(answers: tuple[str, dict[str, Any]]) -> None:
     which, found = answers
-    names = seccomp.FOREIGN + (seccomp.OF_THE_HELPER if which == "shim_program" else ())
+    names = seccomp.FOREIGN + (seccomp.OF_THE_HELPER if which != "helper_program" else ())
     numbers = seccomp.MACHINES[os.uname().machine].numbers
     assert {name: found["refused"][name] for name in names if name in numbers} == {
         name: EPERM for name in names if name in numbers
@@ -78,7 +78,7 @@ def test_no_namespace_is_made_by_clone(answers: tuple[str, dict[str, Any]]) -> N
 
 def test_the_shim_works_on_maps_and_no_more(answers: tuple[str, dict[str, Any]]) -> None:
     which, found = answers
-    if which == "shim_program":
+    if which != "helper_program":
         refused = {int(command) for command, number in found["bpf"].items() if number == EPERM}
         assert refused == set(range(40)) - set(seccomp.MAP_COMMANDS)
 
@@ -139,12 +139,12 @@ def test_unknown_architectures_get_none() -> None:
     seccomp.install(b"")
 
 
-def test_the_supervisor_filters_both(tmp_path: Path) -> None:
+def test_the_supervisor_filters_all(tmp_path: Path) -> None:
     config = tmp_path / "node.toml"
     config.write_text('node_name = "n1"\n')
-    helper, shim = node_processes(config)
-    assert (helper.filter_program, shim.filter_program) == (
+    assert [spec.filter_program for spec in node_processes(config)] == [
         seccomp.helper_program(),
+        seccomp.fqdn_program(),
         seccomp.shim_program(),
-    )
+    ]
     assert ProcessSpec(name="x", command=("x",)).filter_program == b""

@@ -31,6 +31,8 @@ from shim.status import MAX_NAMED, stream_problems
         ("health_seconds", 0.0),
         ("nat_ports", "30000-20000"),
         ("tunnel_port", 0),
+        ("dns_proxy_port", 0),
+        ("dns_proxy_port", 65_536),
         ("mtu", 1000),
         ("routing_mode", "vxlan"),
         ("xdp", "on"),

@@ -12,7 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from axoneme.api.hubble.observer import observer_pb2
 from axoneme.lib.errors import InvalidArgument
-from axoneme.lib.flows.flags import build_filters, conflicting_pairs
+from axoneme.lib.flows.flags import build_filters
+from axoneme.lib.flows.flagtable import conflicting_pairs
 from axoneme.lib.flows.request import Selectors, make_request, select_responses
 from axoneme.lib.flows.times import parse_time
 
@@ -87,6 +88,10 @@ def test_namespaces_become_pods() -> None:
         ("ipv6", "", {"ip_version": ["IPv6"]}),
         ("interface", "eth0", {"interface": [{"name": "eth0"}]}),
         ("reply", "false", {"reply": [False]}),
+        ("protocol", "dns", {"protocol": ["dns"]}),
+        ("type", "l7", {"event_type": [{"type": 129}]}),
+        ("to-fqdn", "*.example.com", {"destination_fqdn": ["*.example.com"]}),
+        ("dns-query", "^api\\.", {"dns_query": ["^api\\."]}),
         ("node-name", "east/n1", {"node_name": ["east/n1"]}),
     ],
 )

@@ -35,6 +35,8 @@ from tests.waiting import eventually
 
 assert grpcsettings.ENVIRONMENT
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 Issue = Callable[[str], TlsFiles]
 
 
@@ -145,6 +147,7 @@ class Relay:
 @contextlib.asynccontextmanager
 async def relay(issue: Issue, *targets: str, **settings: Any) -> AsyncIterator[Relay]:
     files = issue("svc/relay")
+    settings.setdefault("flow_server", grpcserver.DEFAULT_ENGINE)
     cfg = RelayConfig(
         listen_address="127.0.0.1:0",
         peer_service=targets,

@@ -33,6 +33,7 @@ WEB = WorkloadInfo(
 )  # fmt: skip
 API = WorkloadInfo(namespace="shop", pod_name="api-1", identity=20102, cluster_name="east")
 LABELS = {20101: labels("web", "shop"), 20102: labels("api", "shop"), 9: ("reserved:world-ipv4",)}
+NAMED = mapped(ip_address("192.0.2.7").packed)
 ALLOW = PolicyOrigin(name="allow-web", namespace="shop", kind="CiliumNetworkPolicy", revision=3)
 LOCKDOWN = PolicyOrigin(name="lockdown", namespace="shop", kind="CiliumNetworkPolicy")
 
@@ -72,8 +73,18 @@ class Scene:
     ) -> list[int]:
         return []
 
-    def names(self, endpoint_id: int, address: Address) -> tuple[str, ...]:
+    @property
+    def names_revision(self) -> int:
+        return 0
+
+    def has_names(self, endpoint_id: int, address: bytes) -> bool:
+        return address == NAMED
+
+    def names(self, endpoint_id: int, address: Address, time_ns: int | None) -> tuple[str, ...]:
         return ("api.example.com",) if str(address) == "192.0.2.7" else ()
+
+    def name_times(self, endpoint_id: int, address: Address, after_ns: int) -> list[int]:
+        return []
 
     def origins(self, cookie: int) -> tuple[PolicyOrigin, ...]:
         return (ALLOW,) if cookie == 7 else ()

@@ -13,6 +13,7 @@ from axoneme.lib.flows.filters import FlowMatcher
 from shim.flows import query as query_module
 from shim.flows.query import FlowQuery
 from shim.flows.record import Records
+from tests.conftest import scaled
 from tests.unit.shim.flows.scene import event, events, make_feed
 
 ADDRESSES = ["10.1.0.11", "10.1.1.12", "192.0.2.7", "fd00:10:1::11", "fd00:10:1:1::12"]
@@ -27,16 +28,17 @@ records = st.builds(
     protocol=st.sampled_from([6, 17, 1, 58, 47]),
     tcp_flags=st.sampled_from([0, 2, 18, 4]),
     event_type=st.sampled_from([1, 4, 5]),
-    sub_type=st.sampled_from([0, 3, 5]),
+    sub_type=st.sampled_from([0, 1, 3, 5]),
     endpoint_id=st.sampled_from([0, 401]),
     direction=st.sampled_from([1, 2]),
     flags=st.sampled_from([0, 2, 6]),
-    verdict=st.sampled_from([1, 2, 4]),
+    verdict=st.sampled_from([1, 2, 4, 5]),
+    ifindex=st.sampled_from([0, 5, 6]),
     drop_reason=st.sampled_from([0, 132, 133, 181, 250]),
     time_ns=st.integers(0, 9).map(lambda n: n * 1_000_000),
 )
 CHOICES: dict[str, list[Any]] = {
-    "verdict": ["FORWARDED", "DROPPED", "VERDICT_UNKNOWN"],
+    "verdict": ["FORWARDED", "DROPPED", "VERDICT_UNKNOWN", "REDIRECTED"],
     "event_type": [
         {"type": 4},
         {"type": 4, "match_sub_type": True, "sub_type": 3},
@@ -57,9 +59,29 @@ CHOICES: dict[str, list[Any]] = {
     "source_label": ["app=web", "!app"],
     "destination_workload": [{"name": "web"}],
     "destination_cluster_name": ["east"],
-    "destination_fqdn": ["*.example.com"],
+    "destination_fqdn": ["*.example.com", "nobody.test"],
+    "dns_query": ["."],
     "reply": [True, False],
-    "ip_version": ["IPv4", "IPv6"],
+    "ip_version": ["IPv4", "IPv6", "IP_NOT_USED"],
+    "interface": [{"index": 5}, {"name": "axo401"}, {"index": 6, "name": "axo401"}],
+    "node_name": ["node1", "east/", "west/"],
+    "node_labels": ["!zone", "zone=a"],
+    "source_ip_xlated": ["192.0.2.0/24"],
+    "source_service": ["/"],
+    "destination_service": ["shop/api"],
+    "trace_id": ["", "t-1"],
+    "ip_trace_id": ["7"],
+    "encrypted": [False, True],
+    "uuid": ["12345678-9abc-4ef0-8000-000000000003", "nonsense"],
+    "http_status_code": ["5+"],
+    "http_method": ["GET"],
+    "http_path": ["/"],
+    "http_url": [""],
+    "http_header": [{"key": "a"}],
+    "source_fqdn": ["*"],
+    "source_cluster_name": ["east", ""],
+    "source_workload": [{"kind": "Deployment"}],
+    "destination_label": ["!app"],
 }
 
 
@@ -71,13 +93,18 @@ def picked_values(choices: list[Any], number: int) -> list[Any]:
 filters = st.dictionaries(st.sampled_from(sorted(CHOICES)), st.integers(0, 7), max_size=3).map(
     lambda chosen: json_format.ParseDict(
         {name: picked_values(CHOICES[name], number)
-         for name, number in chosen.items()},
+         for name, number in chosen.items()
+         if not (name == "event_type" and any(other.startswith("http_") for other in chosen))},
         flow_pb2.FlowFilter(),
     )
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+def test_every_field_is_chosen() -> None:
+    assert set(CHOICES) | {"experimental"} == {field.name for field in flow_pb2.FlowFilter.DESCRIPTOR.fields}
+
+
+@settings(max_examples=scaled(400, 20_000), deadline=None)
 @given(
     st.lists(records, min_size=1, max_size=12),
     st.lists(filters, max_size=3),

@@ -247,7 +247,8 @@ def test_features_are_yes_or_words(lab: NodeLab, helper: HelperClient) -> None:
     hooks = {f"cgroup_{call}{v}" for call in ("connect", "sendmsg", "recvmsg", "getpeername") for v in (4, 6)}
     assert hooks <= found.keys()
     assert found["xdp_native"] == "the uplink is not known yet"
-    for name in ("tcx", "clsact", "bpf_loop", "lpm_batch", "cgroup2", "bpffs", "btf", "redirect_peer"):
+    names = ("tcx", "clsact", "bpf_loop", "lpm_batch", "cgroup2", "bpffs", "btf", "redirect_peer")
+    for name in (*names, "sk_assign", "skc_lookup_tcp"):
         assert found[name] == "yes", name
     for name in (
         "redirect_neigh",

@@ -1,0 +1,1 @@
+"""Hubble's metrics: plugins that count flows, over columns where numbers decide."""

@@ -1,0 +1,1 @@
+"""Tests of the DNS proxy of a node."""
