@@ -207,8 +207,7 @@ class Running:
 
     def forget_names(self) -> None:
         """Every node forgets what its endpoints looked up."""
-        for node in self.cluster.nodes:
-            self.command("fqdn", "cache", "clean", "--node", node.name)
+        self.command("fqdn", "cache", "clean", "--force")
 
     def maglev_table(self, node: str, ip: str, port: int) -> list[str]:
         """Backend addresses by element of the table behind a frontend, as the node's kernel has it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import resource
 import socket
 import struct
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Final
 
 # linux/in.h, linux/in6.h, asm-generic/socket.h; not in the socket module of 3.11.
@@ -104,7 +104,9 @@ def udp_upstream(client: Address, server: Address, mark: int) -> Socket:
 def tcp_upstream(client: Address, server: Address, mark: int) -> Socket:
     """A connection from the client's address and port that is being made. Raises OSError.
 
-    It is closed by a reset: a TIME_WAIT of it would keep the client's next connection from the same port.
+    It is closed by a reset: a TIME_WAIT of it would keep the client's next connection from the same port. To
+    a server of this machine it comes from the machine's own address: with the client's, its far end would be
+    the very connection that the proxy took from the client.
     """
     family = family_of(client[0])
     one = _transparent(family, socket.SOCK_STREAM, mark)
@@ -112,13 +114,24 @@ def tcp_upstream(client: Address, server: Address, mark: int) -> Socket:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         reset_on_close(one)
-        one.bind(client)
+        if not is_own(server[0]):
+            one.bind(client)
         with suppress(BlockingIOError):
             one.connect(server)
     except BaseException:
         one.close()
         raise
     return one
+
+
+def is_own(address: str) -> bool:
+    """Whether this machine has the address: a plain socket can be bound to no other."""
+    with closing(Socket(family_of(address), socket.SOCK_DGRAM)) as one:
+        try:
+            one.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def raw_sender(family: socket.AddressFamily, mark: int) -> Socket:
