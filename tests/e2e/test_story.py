@@ -35,6 +35,12 @@ def test_the_demo_comes_out_as_told(lab: Running) -> None:
     assert "The lab stays up. Try:" in output
 
 
+def test_the_demo_of_names_comes_out_as_told(lab: Running) -> None:
+    output = lab.axoneme("lab", "demo", "--chapter", "dns")
+    assert "status: REFUSED" in output
+    assert "The lab stays up. Try:" in output
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_the_story(lab: Running, version: int) -> None:
     assert lab.reaches("frontend", "backend", version=version)
