@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -25,8 +26,9 @@ from tests.e2e.dns import (
     trial_names,
     url_of,
 )
-from tests.e2e.probes import new_pod
+from tests.e2e.probes import new_pod, traffic_in
 from tests.e2e.running import REPOSITORY, Running
+from tests.e2e.services import BACKEND_PORT, connected
 from tests.waiting import eventually_sync
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
@@ -85,15 +87,30 @@ def test_the_announced_example_works_as_it_stands(lab: Running) -> None:
 def test_an_address_expires_with_its_ttl_and_open_connections_go_on(
     lab: Running, trial: None, version: int
 ) -> None:
-    lab.in_force(names_policy("*.ttl.test", "short.example.com"))
+    lab.in_force(names_policy("*.ttl.test", ports=(80, BACKEND_PORT)))
     answer = dig(lab, "frontend", "t1.ttl.test", version=version, kind=KINDS[version])
     assert answer.ttl == 1
     ip = answer.ips[0]
-    assert fetch(lab, "frontend", url_of(ip))
-    message = "the address needs a new look-up"
-    eventually_sync(lambda: not fetch(lab, "frontend", url_of(ip), seconds=0.3), message=message)
-    dig(lab, "frontend", "t1.ttl.test", version=version, kind=KINDS[version])
-    assert fetch(lab, "frontend", url_of(ip))
+    with internet_echo(), connected(lab, "frontend", ip, BACKEND_PORT) as echoes:
+        assert fetch(lab, "frontend", url_of(ip))
+        message = "the address needs a new look-up"
+        eventually_sync(lambda: not fetch(lab, "frontend", url_of(ip), seconds=0.3), message=message)
+        before = echoes()
+        eventually_sync(lambda: echoes() > before, message="the open connection goes on")
+        dig(lab, "frontend", "t1.ttl.test", version=version, kind=KINDS[version])
+        assert fetch(lab, "frontend", url_of(ip))
+
+
+@contextmanager
+def internet_echo() -> Iterator[None]:
+    """An echo server at every address of the internet."""
+    with traffic_in(internet.NETNS, "echo-server", str(BACKEND_PORT)) as server:
+        assert server.stdout is not None
+        try:
+            assert server.stdout.readline() == "READY\n"
+            yield
+        finally:
+            server.communicate()
 
 
 def test_an_alias_teaches_the_address_for_the_name_that_was_asked(lab: Running, trial: None) -> None:

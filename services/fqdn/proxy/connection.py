@@ -255,7 +255,7 @@ class Connection:
         route, owner = self.route, self._owner
         if not route.pending and not route.held:
             if (self._eof or self._closing) and not self._to_down:
-                self.close()
+                self.close(reset=not self._eof)
                 return
             owner.idle(self)
         else:
@@ -319,12 +319,16 @@ class Connection:
             stuck or not (route.pending or route.held)
         ):
             owner.counters.connections_timed_out += 1
-            self.close(reset=stuck)
+            self.close(reset=True)
             return
         self._handle(lambda: None)
 
     def close(self, *, reset: bool = False) -> None:
-        """Ends both connections; twice is fine."""
+        """Ends both connections; twice is fine.
+
+        Who ends first keeps the pair of addresses and ports for a minute (TIME_WAIT), and a client that takes
+        the same port again would get no answer: so a connection that the client has not ended is reset.
+        """
         if self.closed:
             return
         self.closed = True
