@@ -9,6 +9,7 @@ from axoneme.lib import config
 from axoneme.lib.errors import InvalidArgument
 from axoneme.lib.roles import parse_name_roles
 from shim import options
+from shim.flows.spill.options import SpillOptions
 from shim.hubble.options import HubbleOptions
 from shim.maps.layout import SCHEMA_VERSION
 from shim.network import DIRECT, SIZED_MAPS, TUNNEL, NetworkSettings
@@ -85,6 +86,8 @@ class ShimConfig(HubbleOptions):
     link_check_seconds: float = config.option(10.0, "time between two looks at the attached programs")
     audit_seconds: float = config.option(60.0, "time between two map audits, plus or minus a tenth")
     flow_capacity: int = config.option(1 << 20, "flows kept in memory, rounded down to a power of two")
+    flow_spill_directory: str = config.option("", "folder of flows that survive a restart; empty: none do")
+    flow_spill_bytes: int = config.option(64 << 20, "bytes that they may take there")
     drain_seconds: float = config.option(2.0, "time that open calls get at shutdown")
     log_level: str = config.option("info", "debug, info, warning or error")
 
@@ -107,6 +110,8 @@ class ShimConfig(HubbleOptions):
         options.in_range("dns_proxy_port", self.dns_proxy_port, 1, 65_535)
         options.in_range("cluster_id", self.cluster_id, 0, 255)
         options.port_range("nat_ports", self.nat_ports)
+        options.in_range("flow_capacity", self.flow_capacity, 1, 1 << 26)
+        options.in_range("flow_spill_bytes", self.flow_spill_bytes, 1 << 20, 1 << 36)
         for name in ("health_seconds", "link_check_seconds", "audit_seconds"):
             if not 0.05 <= getattr(self, name) <= 86_400:
                 raise InvalidArgument.of_field(name, "must be from 0.05 to 86400 seconds")
@@ -126,6 +131,13 @@ class ShimConfig(HubbleOptions):
                 f"holds {', '.join(lost)}, but internal_ips ({', '.join(self.internal_ips)}) has no address "
                 "of that family: add one, leave the PodCIDR out, or set routing_mode tunnel",
             )
+
+    @property
+    def flow_spill(self) -> SpillOptions | None:
+        """Where flows survive a restart, if they do."""
+        if not self.flow_spill_directory:
+            return None
+        return SpillOptions(directory=Path(self.flow_spill_directory), max_bytes=self.flow_spill_bytes)
 
     @property
     def node_labels(self) -> tuple[tuple[str, str], ...]:
@@ -165,6 +177,11 @@ class ShimConfig(HubbleOptions):
     def simulated(self) -> bool:
         """No packets: maps are kept in memory."""
         return self.datapath == MEMORY
+
+    @property
+    def has_dns_proxy(self) -> bool:
+        """Whether the DNS proxy runs beside the shim; without packets there is nothing for it to take."""
+        return self.dns_proxy and not self.simulated
 
     @property
     def shim_socket(self) -> Path:

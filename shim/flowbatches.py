@@ -4,8 +4,6 @@ Between our own nodes, relays and clients the message costs more than the flow. 
 those of GetFlows, since one answer makes both.
 """
 
-
-
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator

@@ -153,6 +153,10 @@ class NodeNames:
         """Grows with each change of a learned name."""
         return self._learned.revision
 
+    def named_addresses(self) -> Iterable[bytes]:
+        """Addresses with a learned name at some time."""
+        return self._learned.addresses()
+
     def has_names(self, endpoint_id: int, address: bytes) -> bool:
         """Whether the endpoint learned, or had learned, a name for the address."""
         return self._learned.knows(endpoint_id, address)

@@ -20,6 +20,8 @@ from shim.flows.decode import FlowDecoder
 from shim.flows.feed import FlowFeed, pump
 from shim.flows.lookups import Lookups
 from shim.flows.polledring import open_ring
+from shim.flows.spill.options import SpillOptions
+from shim.flows.spill.spill import FlowSpill
 from shim.flows.store import FlowStore
 from shim.hubble.options import HubbleOptions
 from shim.hubble.part import HubblePart
@@ -40,6 +42,7 @@ class FlowService:
         started_ns: int,
         agent_events: AgentEventLog | None = None,
         hubble: HubbleOptions | None = None,
+        spill: SpillOptions | None = None,
     ) -> None:
         """Raises InvalidArgument or Unsupported for an option of Hubble's metrics and exports."""
         self.feed = FlowFeed(FlowStore(1 << capacity.bit_length() - 1), boot_clock_ns=boot_clock_ns)
@@ -48,6 +51,9 @@ class FlowService:
         self.hubble = HubblePart(hubble or HubbleOptions())
         self.lookups = Lookups(decoder, boot_clock_ns=boot_clock_ns, bell=self.feed.bell)
         """Takes what the DNS proxy reports: `lookups.add(events, lost)`."""
+        self._spill = None
+        if spill is not None:
+            self._spill = FlowSpill(spill, self.feed, decoder, uuid_salt=secrets.randbits(64))
         self.observer = ObserverService(
             self.feed,
             decoder,
@@ -57,10 +63,13 @@ class FlowService:
             lookups=self.lookups,
             agent_events=agent_events,
             shown=self.hubble.shown,
+            earlier=self._spill.source if self._spill is not None else None,
         )
 
     def start(self, scope: TaskScope, datapath: Datapath) -> None:
         """Reads the ring from now on; a simulated node has none."""
+        if self._spill is not None:
+            scope.start("flow spill", self._spill.run())
         events = datapath.maps.get(layout.EVENTS.name)
         if isinstance(events, KernelMap):
             lost: Callable[[], int] = partial(lost_events_of, datapath)

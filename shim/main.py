@@ -83,7 +83,7 @@ async def run(cfg: ShimConfig) -> int:
                 ServiceChannel(cfg.clustermesh_targets, tls, f"clustermesh.{cfg.domain}", rng=rng)
             )
         fqdn = None
-        if cfg.dns_proxy:
+        if cfg.has_dns_proxy:
             fqdn = await stack.enter_async_context(ServiceChannel([f"unix:{cfg.fqdn_socket}"], None, rng=rng))
         node = Node(
             cfg,

@@ -185,9 +185,10 @@ class Node:
             started_ns=self._started_ns,
             agent_events=self.apis.agent_events,
             hubble=self._cfg,
+            spill=self._cfg.flow_spill,
         )
         flows.start(scope, self._datapath)
-        if self._cfg.dns_proxy:
+        if self._cfg.has_dns_proxy:
             target = f"unix:{self._cfg.fqdn_socket}"
             scope.start("DNS messages", follow_lookups(target, flows.lookups, rng=self._rng))
         self.local_observer.set(flows.observer)

@@ -48,17 +48,21 @@ class ObserverService(observer_pb2_grpc.ObserverServicer):
         lookups: Lookups | None = None,
         agent_events: AgentEventLog | None = None,
         shown: Callable[[RecordDecoder], RecordDecoder] = lambda decoder: decoder,
+        earlier: Source | None = None,
     ) -> None:
         """Take the software version without prefix (`0.1.0`) and the boot time at which the node started.
 
         Readers of both feeds are woken by the bell of `feed`, which `lookups` must share. `shown` makes of a
-        decoder of messages of layer 7 one that hides what is not to be seen.
+        decoder of messages of layer 7 one that hides what is not to be seen. `earlier` has the packets of
+        earlier lives.
         """
         self._sources = [Source(feed, decoder)]
         if lookups is not None:
             self._sources.append(Source(lookups.feed, shown(lookups.decoder)))
-        self.sources: Sequence[Source] = self._sources
-        """Flows as they are shown."""
+        self.sources: Sequence[Source] = tuple(self._sources)
+        """Flows of this life as they are shown."""
+        if earlier is not None:
+            self._sources.append(earlier)
         self._agent_events = agent_events
         self.batches = FlowBatches(self.answer, self.greet)
         """The same flows, many at a time."""
@@ -104,7 +108,7 @@ class ObserverService(observer_pb2_grpc.ObserverServicer):
             seen_flows=sum(store.seen for store in self._stores),
             uptime_ns=self._boot_clock_ns() - self._started_ns,
             version=f"axoneme v{self._version}",
-            flows_rate=sum(self._rate(store) for store in self._stores),
+            flows_rate=sum(self._rate(source.feed.store) for source in self.sources),
         )
 
     def _rate(self, store: FlowStore) -> float:
@@ -129,12 +133,15 @@ class ObserverService(observer_pb2_grpc.ObserverServicer):
     ) -> observer_pb2.GetNamespacesResponse:
         """Namespaces of the identities in the flows of the last hour."""
         await self.greet(context)
-        since = Selection(since_ns=self._boot_clock_ns() - NAMESPACE_WINDOW_NS)
+        wall_ns = self._boot_clock_ns() + self._decoder.boot_offset_ns - NAMESPACE_WINDOW_NS
         found = set()
-        for identity in {number for store in self._stores for number in store.identities(since)}:
-            namespace, cluster = self._decoder.namespace_of(identity)
-            if namespace:
-                found.add((cluster, namespace))
+        for source in self._sources:
+            names = source.decoder.names
+            recent = Selection(since_ns=wall_ns - names.boot_offset_ns)
+            for identity in source.feed.store.identities(recent):
+                namespace, cluster = names.namespace_of(identity)
+                if namespace:
+                    found.add((cluster, namespace))
         return observer_pb2.GetNamespacesResponse(
             namespaces=[observer_pb2.Namespace(cluster=c, namespace=n) for c, n in sorted(found)]
         )

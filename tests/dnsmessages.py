@@ -49,12 +49,13 @@ class NameJudge:
         self.failing = b"bug"
 
         self.table: object = None
+        self.lasting = True
         self.asked = 0  # how often a standing was asked for
 
     def standing(self, flow: Flow) -> Standing:
         self.asked += 1
         yes = Ruling(True, ENDPOINT_ID, SERVER_IDENTITY)
-        return Standing(self._matches, yes, Ruling(False, *yes[1:3], "no rule for this name"))
+        return Standing(self._matches, yes, Ruling(False, *yes[1:3], "no rule for this name"), self.lasting)
 
     def _matches(self, name: bytes) -> bool:
         if name[1:].startswith(self.failing):

@@ -52,7 +52,9 @@ class DictPrinter(TextPrinter):
         state = words.enum_text(relay_pb2.NodeState, status.state_change)
         message = f'"{status.message}"' if status.message else "N/A"
         rows = [("STATE", state), ("NODES", words.name_list(status.node_names)), ("MESSAGE", message)]
-        self._err(rows_text([("TIMESTAMP", self._time(response)), *((key, clean(text)) for key, text in rows)]))
+        self._err(
+            rows_text([("TIMESTAMP", self._time(response)), *((key, clean(text)) for key, text in rows)])
+        )
 
     def _block(self, response: Response, rows: Sequence[tuple[str, str]]) -> None:
         if self._started:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from axoneme.api.hubble.flow import flow_pb2
 from axoneme.cli import flowprinter_words as words
-from axoneme.cli.flowprinter_text import MAGENTA, Response, TextPrinter, loss_source
-from axoneme.cli.flowprinter_words import TRACE_POINTS, VERDICTS, clean
-from axoneme.lib.flows.names import EVENT_TYPES, RESERVED_IDENTITIES
+from axoneme.cli.flowprinter_text import MAGENTA, PrinterOptions, Response, TextPrinter, Write, loss_source
+from axoneme.cli.flowprinter_words import VERDICTS, clean
+from axoneme.lib.flows.names import EVENT_TYPES, RESERVED_IDENTITIES, TRACE_POINTS
 
 _TRACE: Final = EVENT_TYPES["trace"]
 _WITH_PORTS: Final = ("TCP", "UDP", "SCTP")
@@ -22,38 +22,55 @@ _IDENTITIES: Final = {0: "(unknown)"} | {number: f"({name})" for number, name in
 class CompactPrinter(TextPrinter):
     """The default form."""
 
+    def __init__(self, options: PrinterOptions, out: Write, err: Write) -> None:
+        super().__init__(options, out, err)
+        self._stamps = options.time_format == "StampMilli"
+        self._named = not options.numeric
+
     def _flow(self, response: Response) -> None:
-        node = f" [{self._node(response)}]" if self._options.print_node_name else ""
-        if self._options.colour:
+        options = self._options
+        if options.colour:
+            node = f" [{self._node(response)}]" if options.print_node_name else ""
             self._out(f"{self._time(response)}{clean(node)}: {self._coloured(response.flow)}\n")
             return
-        line = f"{self._time(response)}{node}: {self._plain(response.flow)}"
+        time = response.time
+        seconds = time.seconds
+        if seconds and self._stamps:
+            head = f"{words.stamp(seconds)}.{time.nanos // 1_000_000:03d}"
+        else:
+            head = self._time(response)
+        if options.print_node_name:
+            head = f"{head} [{self._node(response)}]"
+        line = f"{head}: {self._plain(response.flow)}"
         self._out(f"{line}\n" if line.isprintable() else f"{clean(line)}\n")
 
     def _plain(self, flow: flow_pb2.Flow) -> str:
-        kind = flow.l4.WhichOneof("protocol")
-        ports: Any = getattr(flow.l4, kind) if kind in _WITH_PORTS else None
-        source = self._end(flow, flow.source, ports.source_port if ports else 0, source=True)
-        destination = self._end(flow, flow.destination, ports.destination_port if ports else 0, source=False)
+        layer4 = flow.l4
+        kind = layer4.WhichOneof("protocol")
+        source_port = destination_port = 0
+        if kind in _WITH_PORTS:
+            ports: Any = getattr(layer4, kind)
+            source_port, destination_port = ports.source_port, ports.destination_port
+        named = self._named and flow.HasField("IP")
+        source = self._end(flow, flow.source, source_port, named, True)
+        destination = self._end(flow, flow.destination, destination_port, named, False)
         event = flow.event_type
         if event.type == _TRACE and not flow.HasField("l7"):  # most flows
             sub_type = event.sub_type
             what = TRACE_POINTS[sub_type] if 0 <= sub_type < len(TRACE_POINTS) else str(sub_type)
-            verdict = VERDICTS.get(flow.verdict) or str(flow.verdict)
+            tail = f"{what} {VERDICTS.get(flow.verdict) or flow.verdict} ({words.summary_text(flow)})"
         else:
-            what, verdict = words.flow_type(flow), self._verdict(flow)
-        tail = f"{what} {verdict} ({words.summary_text(flow)})"
+            tail = f"{words.flow_type(flow)} {self._verdict(flow)} ({words.summary_text(flow)})"
         if not flow.HasField("is_reply"):
             return f"{source} <> {destination} {tail}"
         if flow.is_reply.value:
             return f"{destination} <- {source} {tail}"
         return f"{source} -> {destination} {tail}"
 
-    def _end(self, flow: flow_pb2.Flow, end: flow_pb2.Endpoint, port: int, *, source: bool) -> str:
-        identity = end.identity
+    def _end(self, flow: flow_pb2.Flow, end: flow_pb2.Endpoint, port: int, named: bool, source: bool) -> str:
+        identity, pod = end.identity, end.pod_name
         label = _IDENTITIES.get(identity) or f"(ID:{identity})"
-        pod = end.pod_name
-        if pod and not self._options.numeric and flow.HasField("IP"):
+        if named and pod:
             namespace = end.namespace
             host = f"{namespace}/{pod}" if namespace else pod
             if ":" not in host:
@@ -61,9 +78,7 @@ class CompactPrinter(TextPrinter):
         return f"{self._joined(flow, source=source)} {label}"
 
     def _joined(self, flow: flow_pb2.Flow, *, source: bool) -> str:
-        return words.join_host_port(
-            *words.host_and_port(flow, source=source, numeric=self._options.numeric)
-        )
+        return words.join_host_port(*words.host_and_port(flow, source=source, numeric=self._options.numeric))
 
     def _coloured(self, flow: flow_pb2.Flow) -> str:
         source, destination = self._painted(flow, source=True), self._painted(flow, source=False)

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from axoneme.api.hubble.flow import flow_pb2
@@ -39,7 +38,8 @@ _TRACE: Final = EVENT_TYPES["trace"]
 _DROP: Final = EVENT_TYPES["drop"]
 _POLICY_VERDICT: Final = EVENT_TYPES["policy-verdict"]
 _POLICY_WORDS: Final = {
-    "FORWARDED": "ALLOWED", "REDIRECTED": "ALLOWED", "DROPPED": "DENIED", "ERROR": "DENIED", "AUDIT": "AUDITED",
+    "FORWARDED": "ALLOWED", "REDIRECTED": "ALLOWED", "DROPPED": "DENIED", "ERROR": "DENIED",
+    "AUDIT": "AUDITED",
 }  # fmt: skip
 _SOCKET_POINTS: Final = {1: "pre-xlate-fwd", 2: "post-xlate-fwd", 3: "pre-xlate-rev", 4: "post-xlate-rev"}
 VERDICTS: Final[dict[int, str]] = {number: name for name, number in flow_pb2.Verdict.items()}
@@ -67,7 +67,7 @@ def _spell(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def stamp(seconds: int) -> str:
     """`Mar  1 10:00:02`: flows of one second share it."""
     moment = datetime.fromtimestamp(seconds, UTC)
@@ -223,7 +223,7 @@ def name_list(names: Sequence[str]) -> str:
     return text
 
 
-def enum_text(enum: EnumTypeWrapper, number: int) -> str:
-    """Name of an enum value, or its number when this build does not know it."""
+def enum_text(enum: Any, number: int) -> str:
+    """Name of a value of a protobuf enum, or its number when this build does not know it."""
     value = enum.DESCRIPTOR.values_by_number.get(number)
     return value.name if value is not None else str(number)

@@ -33,10 +33,13 @@ class Entry(NamedTuple):
 
 
 CLIENT, LAB, SERVE = "Look and change", "Laboratory and certificates", "Run a part"
+TERMINAL = "This terminal"
 
 COMMANDS: dict[str, Entry] = {
     "status": Entry("axoneme.cli.status:status", CLIENT, "Say in words what works and what does not."),
     "observe": Entry("axoneme.cli.observe:observe", CLIENT, "Show flows with verdict and the deciding rule."),
+    "list": Entry("axoneme.cli.hubble.lists:list_group", CLIENT, "List nodes and namespaces of a relay."),
+    "watch": Entry("axoneme.cli.hubble.lists:watch_group", CLIENT, "Watch the peers that a node names."),
     "policy": Entry("services.policy.cli:policy", CLIENT, "Apply, get, delete and list policies; serve."),
     "identity": Entry("services.identity.cli:identity", CLIENT, "List and get identities; serve."),
     "service": Entry("services.clustermesh.cli:service", CLIENT, "Apply, get, delete and list services."),
@@ -61,6 +64,15 @@ COMMANDS: dict[str, Entry] = {
         "services.hubble_relay.cli:relay", SERVE, "Serve the relay, which merges the flows of all nodes."
     ),
     "shim": Entry("shim.cli:shim", SERVE, "Serve the shim of a node alone."),
+    "config": Entry(
+        "axoneme.cli.hubble.configcommands:config",
+        TERMINAL,
+        "Settings of observe, list, watch, status --relay.",
+    ),
+    "completion": Entry(
+        "axoneme.cli.hubble.shellscripts:completion", TERMINAL, "Print a completion script for a shell."
+    ),
+    "version": Entry("axoneme.cli.hubble.shellscripts:version", TERMINAL, "Print the version."),
 }
 
 
@@ -125,8 +137,7 @@ Examples:
   axoneme observe --follow             flows as they happen
 
 \b
-Completion: eval "$(_AXONEME_COMPLETE=bash_source axoneme)" in .bashrc; zsh_source, fish_source and
-powershell_source give the others."""
+Completion: eval "$(axoneme completion bash)" in .bashrc; zsh, fish and powershell give the others."""
 
 
 @click.command(cls=RootCommand, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

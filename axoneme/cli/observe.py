@@ -195,7 +195,9 @@ def _mask(options: dict[str, Any]) -> Iterable[str]:
     json_output = options["output"] in ("json", "jsonpb")
     if options["field_mask"]:
         if not json_output:
-            raise InvalidArgument("--field-mask needs -o json or -o jsonpb; the other forms print fixed fields")
+            raise InvalidArgument(
+                "--field-mask needs -o json or -o jsonpb; the other forms print fixed fields"
+            )
         return fieldmasks.parse_mask(options["field_mask"]).paths
     if json_output or not options["use_default_field_masks"]:
         return ()

@@ -20,8 +20,10 @@ import click
 
 from axoneme.cli import render
 from axoneme.cli.causes import explain
-from axoneme.cli.connection import connected
-from axoneme.lib.errors import AxonemeError
+from axoneme.cli.connection import connection_options, open_client
+from axoneme.cli.hubble.goflags import GoCommand
+from axoneme.cli.hubble.options import EVENT_OUTPUTS, endpoint_options
+from axoneme.lib.errors import AxonemeError, InvalidArgument
 
 if TYPE_CHECKING:
     from axoneme.api.hubble.observer import observer_pb2
@@ -39,7 +41,9 @@ Examples:
   axoneme status                 the running lab, or the context of $AXONEME_CONTEXT
   axoneme status --wait          until all is well, at most 60 s
   axoneme status --verbose       also what the kernel of each node can do
-  axoneme status -o json         for programs; exit code 1 when something is wrong"""
+  axoneme status -o json         for programs; exit code 1 when something is wrong
+  axoneme status --relay         flows and nodes of the relay, as `hubble status` shows them
+  axoneme status --relay --server localhost:4245 --tls=false -o dict"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,16 +63,39 @@ class PartStatus:
             self.state = DEGRADED
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=GoCommand, epilog=EPILOG)
 @click.option(
     "--wait", is_flag=False, flag_value=WAIT_SECONDS, default=0.0, type=float, metavar="[SECONDS]",
     help=f"Ask again until all is well [{WAIT_SECONDS:g} s when no time is given].",
 )  # fmt: skip
 @click.option("--verbose", is_flag=True, help="Also show what the kernel of each node can do.")
-@render.output_option
-@connected
-def status(client: Client, wait: float, verbose: bool, output: str) -> int:
+@click.option("--relay", is_flag=True, help="Only the relay (or --server), as `hubble status` shows it.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(EVENT_OUTPUTS),
+    default=None,
+    help="Form of the output: table or json; with --relay all.  [default: table; with --relay compact]",
+)
+@connection_options
+@endpoint_options
+def status(relay: bool, wait: float, verbose: bool, output: str | None, **options: Any) -> int:
     """Says in words what works and what does not."""
+    if relay:
+        from axoneme.cli.hubble.serverstatus import relay_status
+
+        options["lab_cluster"] = options.pop("cluster")
+        return relay_status({**options, "output": output or "compact"})
+    if any(options[name] for name in ("server", "socket_path", "node")):
+        raise InvalidArgument("--server, --socket and --node are for --relay; without it all parts are asked")
+    if output not in (None, *render.OUTPUTS):
+        raise InvalidArgument(f"-o {output} is for --relay; without it there are table and json")
+    with open_client(options["context_file"], options["cluster"], options["timeout"]) as client:
+        return _health(client, wait, verbose, output or "table")
+
+
+def _health(client: Client, wait: float, verbose: bool, output: str) -> int:
+    """Asks all parts, again until all is well or `wait` seconds are over."""
     parts = collect(client)
     deadline = time.monotonic() + wait
     while not _well(parts) and time.monotonic() < deadline:
@@ -85,7 +112,7 @@ def collect(client: Client) -> list[PartStatus]:
     questions: list[tuple[str, Callable[[], PartStatus]]] = [
         ("identity", lambda: service_status(client, "identity")),
         ("policy", lambda: service_status(client, "policy")),
-        ("relay", lambda: relay_status(client)),
+        ("relay", lambda: relay_part(client)),
     ]
     if client.context.clustermesh:  # a cluster may have no services
         questions.insert(2, ("clustermesh", lambda: service_status(client, "clustermesh")))
@@ -110,7 +137,7 @@ def service_status(client: Client, process: str) -> PartStatus:
     return part
 
 
-def relay_status(client: Client) -> PartStatus:
+def relay_part(client: Client) -> PartStatus:
     """Like a service, and which nodes it has."""
     from axoneme.api.hubble.observer import observer_pb2
 

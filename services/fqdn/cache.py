@@ -12,6 +12,7 @@ was not looked up for longest.
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -35,6 +36,7 @@ class CachedAddress:
     expiry_ns: int = 0  # latest that a name with selectors had; a name that ends settles the address anew
     number: int = 0
     written_ns: int = 0
+    settled: tuple[object, frozenset[str]] | None = None  # table and selectors that `number` is of
 
     def union(self) -> frozenset[str]:
         """All selectors that match one of its names."""
@@ -54,17 +56,19 @@ class CachedName:
     looked_up: float = 0.0  # wall clock
     source: int = 0
     due_ns: int = 0  # its time in the heap
-    last: dict[int, tuple[tuple[bytes, ...], int]] = field(
-        default_factory=dict
-    )  # qtype → answer, lasts until
+    # Type of query → addresses of the last answer, until when they last, table by which the kernel knows them
+    last: dict[int, tuple[tuple[bytes, ...], int, object]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Endpoint:
-    """Names by the time of their last lookup, addresses by the time they were last seen."""
+    """Names by the time of their last lookup, addresses by the time they were last seen.
 
-    names: dict[bytes, CachedName] = field(default_factory=dict)
-    addresses: dict[bytes, CachedAddress] = field(default_factory=dict)
+    A plain dict would have to step over all that was moved to its end to find its first.
+    """
+
+    names: OrderedDict[bytes, CachedName] = field(default_factory=OrderedDict)
+    addresses: OrderedDict[bytes, CachedAddress] = field(default_factory=OrderedDict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +106,14 @@ class NameCache:
     ) -> tuple[CachedName, Touched]:
         """Adds addresses to a name, or lets them last longer; all that changed, evicted ones included."""
         endpoint = self.endpoints.setdefault(endpoint_id, Endpoint())
-        known = endpoint.names.pop(name, None)
+        known = endpoint.names.get(name)
         touched: Touched = []
         if known is None:
             known = CachedName(self._intern(name))
+            endpoint.names[known.name] = known
             self.name_count += 1
-        endpoint.names[known.name] = known  # now the one looked up last
+        else:
+            endpoint.names.move_to_end(name)  # now the one looked up last
         touched += self.reselect(endpoint_id, known, select(known.name))
         for address in addresses:
             touched.append(self._link(endpoint_id, endpoint, known, address, expiry_ns))
@@ -115,6 +121,23 @@ class NameCache:
         if known.addresses and (not known.due_ns or expiry_ns < known.due_ns):
             self._schedule(endpoint_id, known)
         return known, touched
+
+    def prolong(
+        self, endpoint_id: int, known: CachedName, addresses: Iterable[bytes], expiry_ns: int
+    ) -> Touched:
+        """Lets addresses that a name has last longer; those that somebody may connect to."""
+        endpoint = self.endpoints[endpoint_id]
+        endpoint.names.move_to_end(known.name)
+        of_name, of_endpoint = known.addresses, endpoint.addresses
+        found = []
+        for address in addresses:
+            one = of_endpoint[address]
+            of_endpoint.move_to_end(address)
+            of_name[one.address] = max(expiry_ns, of_name.pop(address))
+            if known.selectors:
+                one.expiry_ns = max(one.expiry_ns, expiry_ns)
+                found.append(one)
+        return found
 
     def reselect(self, endpoint_id: int, known: CachedName, selectors: frozenset[str]) -> Touched:
         """Takes over that other selectors match a name now."""
@@ -184,11 +207,12 @@ class NameCache:
     def _link(
         self, endpoint_id: int, endpoint: Endpoint, known: CachedName, address: bytes, expiry_ns: int
     ) -> CachedAddress:
-        one = endpoint.addresses.pop(address, None)
+        one = endpoint.addresses.get(address)
         if one is None:
-            one = CachedAddress(endpoint_id, address)
+            one = endpoint.addresses[address] = CachedAddress(endpoint_id, address)
             self.address_count += 1
-        endpoint.addresses[one.address] = one
+        else:
+            endpoint.addresses.move_to_end(address)
         if known.name not in one.names:
             one.names[known.name] = None
             _count(one, known.selectors, 1)

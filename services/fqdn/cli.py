@@ -79,7 +79,13 @@ def _matching(command: Callable[..., Any]) -> Callable[..., Any]:
 def cache_list(
     client: Client, endpoint: str, matchpattern: str, cidr: str, source: str, node_name: str, output: str
 ) -> None:
-    """List names that endpoints looked up and that have not expired."""
+    """List names that endpoints looked up and that have not expired.
+
+    \b
+    Examples:
+      axoneme fqdn cache list
+      axoneme fqdn cache list --endpoint shop/web --matchpattern '*.example.com'
+    """
     from axoneme.api.fqdn.v1 import fqdn_pb2 as pb
 
     numbers = {word: number for number, word in SOURCES.items()}
@@ -119,7 +125,12 @@ def _cache_row(node: str, entry: Any) -> tuple[object, ...]:
 def cache_clean(
     client: Client, endpoint: str, matchpattern: str, force: bool, node_name: str, output: str
 ) -> None:
-    """Forget names: their addresses need a new lookup, open connections go on."""
+    """Forget names: their addresses need a new lookup, open connections go on.
+
+    \b
+    Example:
+      axoneme fqdn cache clean --matchpattern '*.example.com'
+    """
     from axoneme.api.fqdn.v1 import fqdn_pb2 as pb
 
     places = places_of(client, node_name, endpoint)
@@ -141,7 +152,12 @@ def cache_clean(
 @output_option
 @connected
 def names(client: Client, node_name: str, output: str) -> None:
-    """List the DNS selectors of policies with the names that they match now."""
+    """List the DNS selectors of policies with the names that they match now.
+
+    \b
+    Example:
+      axoneme fqdn names
+    """
     from axoneme.api.fqdn.v1 import fqdn_pb2 as pb
 
     found: list[tuple[str, Any]] = [
@@ -176,7 +192,13 @@ def names(client: Client, node_name: str, output: str) -> None:
 @output_option
 @connected
 def rules(client: Client, identity: int, node_name: str, output: str) -> None:
-    """List the rules by which queries are judged."""
+    """List the rules by which queries are judged.
+
+    \b
+    Examples:
+      axoneme fqdn rules
+      axoneme fqdn rules --identity 4711
+    """
     from axoneme.api.fqdn.v1 import fqdn_pb2 as pb
 
     request = pb.ListRulesRequest(page_size=1_000)
@@ -213,7 +235,12 @@ def _rule_row(rule: Any) -> tuple[object, ...]:
 @output_option
 @connected
 def status(client: Client, node_name: str, output: str) -> None:
-    """Say whether the proxy works, and what does not."""
+    """Say whether the proxy works, and what does not.
+
+    \b
+    Example:
+      axoneme fqdn status --node node1
+    """
     from axoneme.api.fqdn.v1 import fqdn_pb2 as pb
 
     name = one_node(client, node_name)

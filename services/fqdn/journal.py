@@ -29,6 +29,7 @@ _HEADER: Final = struct.Struct("=8s36sQd")  # magic, boot id, boottime ns, wall 
 _FRAME: Final = struct.Struct("=HI")  # length, CRC-32
 _RECORD: Final = struct.Struct("=BIQIdBBH")  # kind, endpoint, expiry, TTL, looked up, source, name, addresses
 _LEARNED, _FORGOT = 1, 2
+_SIZES: Final = {4: b"\x04", 16: b"\x10"}  # the byte before an address
 _FILE: Final = re.compile(r"names-(\d{1,18})\.(snapshot|journal)")
 _MAX_ADDRESSES: Final = 3_000  # of a record: its length has two bytes
 
@@ -110,7 +111,11 @@ class DiskJournal:
         self, endpoint_id: int, known: CachedName, addresses: Iterable[bytes], expiry_ns: int
     ) -> None:
         """See `learner.Journal`."""
-        for raw in records_of(endpoint_id, known, [(expiry_ns, tuple(addresses))]):
+        some = tuple(addresses)
+        if len(some) <= _MAX_ADDRESSES:
+            self._append(_record(endpoint_id, known, expiry_ns, some))
+            return
+        for raw in records_of(endpoint_id, known, [(expiry_ns, some)]):
             self._append(raw)
 
     def forgot(self, endpoint_id: int, name: bytes) -> None:
@@ -152,12 +157,23 @@ def records_of(
     """Framed records of a name: its addresses by their expiry."""
     for expiry_ns, addresses in groups:
         for start in range(0, len(addresses), _MAX_ADDRESSES):
-            part = addresses[start : start + _MAX_ADDRESSES]
-            head = _RECORD.pack(
-                *(_LEARNED, endpoint_id, expiry_ns, known.ttl, known.looked_up, known.source),
-                *(len(known.name), len(part)),
-            )
-            yield _framed(b"".join((head, known.name, *(bytes((len(one),)) + one for one in part))))
+            yield _record(endpoint_id, known, expiry_ns, addresses[start : start + _MAX_ADDRESSES])
+
+
+def _record(endpoint_id: int, known: CachedName, expiry_ns: int, addresses: tuple[bytes, ...]) -> bytes:
+    """The framed record of some addresses of a name."""
+    name = known.name
+    head = _RECORD.pack(
+        _LEARNED,
+        endpoint_id,
+        expiry_ns,
+        known.ttl,
+        known.looked_up,
+        known.source,
+        len(name),
+        len(addresses),
+    )
+    return _framed(head + name + b"".join([_SIZES[len(one)] + one for one in addresses]))
 
 
 def clocks_now(boot_ns: int, wall: float) -> Clocks:

@@ -137,10 +137,14 @@ class NameLearner:
             known = endpoint.names.get(name) if endpoint else None
             if known is not None and endpoint is not None:
                 last = known.last.get(question.qtype)
-                if last is not None and last[0] == answer.addresses and lasts - last[1] <= SLACK_NS:
-                    endpoint.names[known.name] = endpoint.names.pop(name)
+                if last is not None and last[0] == answer.addresses:
                     known.looked_up = self._wall()
-                    return Released.NOW
+                    if lasts - last[1] <= SLACK_NS:
+                        endpoint.names.move_to_end(name)
+                        return Released.NOW
+                    same = last[2] is self.table
+                    if same and self._prolong(endpoint_id, known, question.qtype, answer, lasts):
+                        return Released.NOW
             missing = self._take(endpoint_id, question, answer, LOOKUP, lasts)
             if missing is None:
                 return self._late()
@@ -199,20 +203,42 @@ class NameLearner:
     def _lifetime_ns(self, ttl: int) -> int:
         return min(max(ttl, self._settings.min_ttl), MAX_TTL) * SECOND_NS + GRACE_NS
 
+    def _prolong(self, endpoint_id: int, known: CachedName, qtype: int, answer: Answer, lasts: int) -> bool:
+        """The same answer as last time, which the kernel knew: only lifetimes move. False: learn it anew."""
+        addresses = self._short(answer)
+        known.ttl, known.source = answer.ttl, LOOKUP
+        known.last[qtype] = answer.addresses, lasts, self.table
+        self.counts.learned += len(addresses)
+        touched = self.cache.prolong(endpoint_id, known, addresses, lasts)
+        self.journal.learned(endpoint_id, known, addresses, lasts)
+        late = [one for one in touched if one.expiry_ns - one.written_ns > SLACK_NS]
+        if not late:
+            return True
+        missing, written = self._settle(late)
+        if missing or not written:
+            known.last.clear()
+        return written and not missing
+
+    def _short(self, answer: Answer) -> tuple[bytes, ...]:
+        """As many of the addresses as are kept of one answer."""
+        if len(answer.addresses) == 1 and len(answer.addresses[0]) == 4:
+            return answer.addresses
+        return tuple(map(short_address, answer.addresses[: self._settings.limits.ips_per_name]))
+
     def _take(
         self, endpoint_id: int, question: Question, answer: Answer, source: int, lasts: int
     ) -> set[Key] | None:
         """Into cache, journal and kernel: the sets without a number, or None when the kernel failed."""
-        addresses = tuple(map(short_address, answer.addresses[: self._settings.limits.ips_per_name]))
+        addresses = self._short(answer)
         known, touched = self.cache.learn(endpoint_id, question.name, addresses, lasts, self.table.matching)
         known.ttl, known.looked_up, known.source = answer.ttl, self._wall(), source
         if len(known.last) >= MAX_KINDS:
             known.last.clear()
-        known.last[question.qtype] = (answer.addresses, lasts)
+        known.last[question.qtype] = answer.addresses, lasts, self.table
         self.counts.learned += len(addresses)
         self.journal.learned(endpoint_id, known, addresses, lasts)
         missing, written = self._settle(touched)
-        if missing or not written:
+        if missing or not written or not known.addresses.keys() >= set(addresses):
             known.last.clear()
         return missing if written else None
 
@@ -226,17 +252,21 @@ class NameLearner:
         try:
             for one in touched:
                 self.changed.add((one.endpoint_id, one.address))
+                if one.expiry_ns - one.written_ns <= SLACK_NS and one.settled == (self.table, one.union()):
+                    continue
                 number = self._number_for(one, missing)
                 if not number:
                     if one.number:
                         gone.append(one)
-                elif number != one.number or one.expiry_ns > one.written_ns:
+                elif number != one.number or one.expiry_ns - one.written_ns > SLACK_NS:
                     writes.append((one, LearnedWrite(one.endpoint_id, one.address, number, one.expiry_ns)))
             self._delete(gone)
             if writes:
                 self._write(writes)
         except BpfError as error:
             self.counts.map_failures += 1
+            for one in touched:
+                one.settled = None
             self._estrange(LearnedWrite(one.endpoint_id, one.address, one.number, 0) for one in gone)
             logger.warning("learned addresses not written", extra={log.ERROR: log.clip(error)})
             return missing, False
@@ -246,6 +276,7 @@ class NameLearner:
 
     def _number_for(self, one: CachedAddress, missing: set[Key]) -> int:
         """The number that an address shall have; 0 for none."""
+        one.settled = None
         if not one.sets or self.maps is None:
             return 0
         if not may_be_learned(self.maps.identity_of(one.address)):
@@ -254,6 +285,7 @@ class NameLearner:
         prefix = self.table.prefix_of(one.address)
         number = self.table.number_of(prefix, names)
         if number is not None:
+            one.settled = self.table, names
             return number
         missing.add((prefix, names))
         return self.table.best_number_of(prefix, names)
@@ -275,6 +307,7 @@ class NameLearner:
             self.maps.delete_learned([(one.endpoint_id, one.address) for one in gone])
         for one in gone:
             one.number = one.written_ns = 0
+            one.settled = None
 
     def _make_room(self, endpoint_id: int) -> None:
         """The map is full: what expired goes first, then what the endpoint itself saw least lately."""

@@ -73,7 +73,7 @@ class LookupReader:
 
 
 class LookupFeed:
-    """`EventSink` of the hot loop. Queries by what became of them are counted here; only the hot loop counts."""
+    """`EventSink` of the hot loop, which alone counts here: queries by what became of them."""
 
     def __init__(self, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._readers: tuple[LookupReader, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -54,7 +54,7 @@ class AgentEventLog:
         self._seen += 1
         self._bell.ring()
 
-    async def events(self, request: Request) -> AsyncIterator[AgentEvent]:
+    async def events(self, request: Request) -> AsyncGenerator[AgentEvent, None]:
         """Events of a request: the newest or first `number`, in its times, then what comes if it follows.
 
         A follower that was overtaken gets an event that says how many it missed.

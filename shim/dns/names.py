@@ -57,6 +57,10 @@ class LearnedNames:
         self._complete = self._complete or complete
         return {}
 
+    def addresses(self) -> Iterable[bytes]:
+        """Addresses of which anything is remembered, each once."""
+        return {address for _, address in self._names}
+
     def knows(self, endpoint_id: int, address: bytes) -> bool:
         """Whether anything is remembered of an address (16 bytes, IPv4 mapped)."""
         return (endpoint_id, address) in self._names

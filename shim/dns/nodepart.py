@@ -28,11 +28,13 @@ def node_dns(
 ) -> NodeDns:
     """The part of a node with these options."""
     return NodeDns(
-        names=NameIdentities(local, IdentityFile(cfg.state_directory), possible_sets, enabled=cfg.dns_proxy),
+        names=NameIdentities(
+            local, IdentityFile(cfg.state_directory), possible_sets, enabled=cfg.has_dns_proxy
+        ),
         learned=LearnedAddresses(learned),
         ports=ports,
         clock=clock,
-        proxy_port=cfg.dns_proxy_port if cfg.dns_proxy else 0,
+        proxy_port=cfg.dns_proxy_port if cfg.has_dns_proxy else 0,
     )
 
 

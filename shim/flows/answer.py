@@ -43,34 +43,33 @@ class Answer:
         self._names = names
         self._boot_clock_ns = boot_clock_ns
         self._bell = sources[0].feed.bell
-        since_ns = self._bound(request.since) if request.HasField("since") else None
-        self._until_ns = self._bound(request.until) if request.HasField("until") else None
+        own_ns = names.boot_offset_ns
+        self._until_ns = _bound(request.until, own_ns) if request.HasField("until") else None
         self._lanes = []
         for source in sources:
-            feed = source.feed
+            feed, offset_ns = source.feed, source.decoder.names.boot_offset_ns
             query = FlowQuery(
                 feed.store,
                 source.decoder,
                 request.whitelist,
                 request.blacklist,
-                since_ns=since_ns,
-                until_ns=self._until_ns,
+                since_ns=_bound(request.since, offset_ns) if request.HasField("since") else None,
+                until_ns=_bound(request.until, offset_ns) if request.HasField("until") else None,
             )
             seen = feed.store.seen
             self._lanes.append(
                 Lane(
                     feed=feed,
                     query=query,
+                    live=source.live,
                     end=seen,
                     position=seen,
                     told_losses=feed.loss_count,
                     told_lost=feed.store.lost,
+                    ahead_ns=offset_ns - own_ns,
                 )
             )
-
-    def _bound(self, wall: Timestamp) -> int:
-        """A wall time as boot time."""
-        return wall.seconds * 1_000_000_000 + wall.nanos - self._names.boot_offset_ns
+        self._live = [lane for lane in self._lanes if lane.live]
 
     async def responses(self) -> AsyncIterator[Response]:
         """Matching flows, oldest first, with the losses between them."""
@@ -131,15 +130,14 @@ class Answer:
                 await asyncio.sleep(0)
             numbers.append(np.concatenate([*chunks[::-1], np.empty(0, dtype=np.int64)]))
         for lane, found in zip(self._lanes, numbers, strict=True):
-            times.append(lane.feed.store.column("time_ns", found))
+            times.append(lane.times(found))
         return numbers, times
 
     def _losses_around(self, found: Merged, *, whole: bool) -> PastLosses:
         """Losses between the matches; those before the first match only when it is the first of all."""
         if whole or not len(found.numbers):
             return self._all_losses()
-        first = self._lanes[int(found.stores[0])].feed.store
-        start_ns = int(first.column("time_ns", found.numbers[:1])[0])
+        start_ns = int(self._lanes[int(found.stores[0])].times(found.numbers[:1])[0])
         result = []
         for index, lane in enumerate(self._lanes):
             own = found.numbers[found.stores == index]
@@ -216,7 +214,7 @@ class Answer:
             self._count_overtaken(missed)
             if missed.due(self._boot_clock_ns()):
                 yield missed.take(self._boot_clock_ns(), self._names)
-            for lane in self._lanes:
+            for lane in self._live:
                 for loss in lane.fresh_losses():
                     lane.told(loss)
                     yield loss_response(self._names, lane.feed, loss)
@@ -233,24 +231,24 @@ class Answer:
     def _step(self, missed: Missed) -> Iterator[Match]:
         """The next matches of all lanes, by time; positions move on when all were taken."""
         self._count_overtaken(missed)  # again: telling took time
-        ends = [min(lane.feed.store.seen, lane.position + CHUNK) for lane in self._lanes]
-        lanes = [index for index, lane in enumerate(self._lanes) if ends[index] > lane.position]
+        ends = [min(lane.feed.store.seen, lane.position + CHUNK) for lane in self._live]
+        lanes = [index for index, lane in enumerate(self._live) if ends[index] > lane.position]
         found = [self._between(index, ends[index]) for index in lanes]
         yield from heapq.merge(*found, key=time_of) if len(found) > 1 else (found[0] if found else ())
-        for lane, end in zip(self._lanes, ends, strict=True):
+        for lane, end in zip(self._live, ends, strict=True):
             lane.position = end
 
     def _count_overtaken(self, missed: Missed) -> None:
-        for lane in self._lanes:
+        for lane in self._live:
             missed.add(lane.overtaken(), self._boot_clock_ns())
 
     def _between(self, index: int, end: int) -> Iterator[Match]:
-        lane = self._lanes[index]
+        lane = self._live[index]
         for number, flow in lane.query.flows(lane.position, end):
             yield Match(index, number, flow)
 
     def _has_news(self) -> bool:
-        return any(lane.feed.has_news(lane.position, lane.told_losses) for lane in self._lanes)
+        return any(lane.feed.has_news(lane.position, lane.told_losses) for lane in self._live)
 
     def _patience(self, missed: Missed) -> float | None:
         """Seconds to wait for a record: until a loss is due or the request ends, else without bound."""
@@ -258,6 +256,11 @@ class Answer:
         if self._until_ns is not None:
             ends.append(self._until_ns + 1)
         return max(0.0, (min(ends) - self._boot_clock_ns()) / 1e9) if ends else None
+
+
+def _bound(wall: Timestamp, offset_ns: int) -> int:
+    """A wall time as the time of records that are `offset_ns` behind it."""
+    return wall.seconds * 1_000_000_000 + wall.nanos - offset_ns
 
 
 def _flow_response(flow: flow_pb2.Flow) -> Response:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
 
@@ -82,6 +83,9 @@ class FlowContext(Protocol):
     def names_revision(self) -> int:
         """Grows whenever an answer of `names` may have changed."""
 
+    def named_addresses(self) -> Iterable[bytes]:
+        """Addresses (16 bytes) for which `names` knows something at any endpoint and time, each once."""
+
     def has_names(self, endpoint_id: int, address: bytes) -> bool:
         """Whether `names` knows the address (16 bytes) at any time; asked often, so it must be quick."""
 
@@ -117,6 +121,9 @@ class LearnedNames(Protocol):
     def revision(self) -> int:
         """Grows with each change."""
 
+    def addresses(self) -> Iterable[bytes]:
+        """Addresses (16 bytes) of which anything is remembered, each once."""
+
     def knows(self, endpoint_id: int, address: bytes) -> bool:
         """Whether anything is remembered of an address (16 bytes)."""
 
@@ -131,6 +138,10 @@ class NoNames:
     """Nothing was learned."""
 
     revision = 0
+
+    def addresses(self) -> Iterable[bytes]:
+        """None."""
+        return ()
 
     def knows(self, endpoint_id: int, address: bytes) -> bool:  # noqa: ARG002
         """Nothing."""
@@ -150,6 +161,7 @@ def mapped(packed: bytes) -> bytes:
     return packed if len(packed) == 16 else _MAPPED + packed
 
 
+@lru_cache(maxsize=16_384)
 def address_of(mapped: bytes) -> Address:
     """The address behind the 16-byte form."""
     raw = bytes(mapped)

@@ -8,15 +8,17 @@ gives the same flow, uuid included.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from axoneme.api.hubble.flow import flow_pb2
 from shim.flows import icmp, record
-from shim.flows.addresses import KnownAddresses
+from shim.flows.addresses import KnownAddresses, NamedAddresses
 from shim.flows.context import Address, FlowContext, PolicyOrigin, WorkloadInfo, address_of
+from shim.flows.enddirectory import EndDirectory
+from shim.flows.endnames import CLUSTER_LABEL, NAMESPACE_LABEL, end_names, label_value
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 _TCP_BITS: Final = (
@@ -39,43 +41,11 @@ _SUMMARY_ORDER: Final = (
     ("ECE", 64),
     ("CWR", 128),
 )
+_FIELDS: Final = record.EVENT_DTYPE.names or ()
+_POINTS: Final = frozenset(flow_pb2.TraceObservationPoint.values())
+_REASONS: Final = frozenset(flow_pb2.DropReason.values())
 OFFSET_TOLERANCE_NS: Final = 1_000_000
-_NAMESPACE_LABEL: Final = "k8s:io.kubernetes.pod.namespace="
-_CLUSTER_LABEL: Final = "k8s:io.cilium.k8s.policy.cluster="
-_NOBODY: Final = WorkloadInfo()
 _DENYING: Final = (flow_pb2.DROPPED, flow_pb2.ERROR, flow_pb2.AUDIT)
-
-
-class EndNames(NamedTuple):
-    """What an end is called."""
-
-    cluster_name: str
-    namespace: str
-    pod_name: str
-    workloads: tuple[tuple[str, str], ...]
-    labels: tuple[str, ...]
-
-    def message(self) -> flow_pb2.Endpoint:
-        """As a flow shows it; numbers are for the caller to fill in."""
-        return flow_pb2.Endpoint(
-            cluster_name=self.cluster_name,
-            namespace=self.namespace,
-            labels=self.labels,
-            pod_name=self.pod_name,
-            workloads=[flow_pb2.Workload(kind=kind, name=name) for kind, name in self.workloads],
-        )
-
-
-def end_names(labels: tuple[str, ...], workload: WorkloadInfo | None, *, shown: bool = True) -> EndNames:
-    """Names of an end with these labels, which are left out when they are not to be shown."""
-    info = workload or _NOBODY
-    return EndNames(
-        info.cluster_name or _label_value(labels, _CLUSTER_LABEL),
-        info.namespace or _label_value(labels, _NAMESPACE_LABEL),
-        info.pod_name,
-        info.workloads,
-        labels if shown else (),
-    )
 
 
 class FlowDecoder:
@@ -85,6 +55,9 @@ class FlowDecoder:
         """Take the offset to add to boot time (read at each use, it drifts) and 64 random bits per start."""
         self._context = context
         self.addresses = KnownAddresses(context)
+        self.named_addresses = NamedAddresses(context)
+        self.ends = EndDirectory(self)
+        """What the queries of a node know of the ends of its flows."""
         self._measure_offset_ns = boot_offset_ns
         self._offset_ns = boot_offset_ns()
         self._uuid_salt = uuid_salt
@@ -118,7 +91,7 @@ class FlowDecoder:
 
     def decode(self, event: Any, number: int) -> flow_pb2.Flow:
         """Turn one record (an element of an EVENT_DTYPE array) with its sequence number into a flow."""
-        row = dict(zip(record.EVENT_DTYPE.names or (), event.item(), strict=True))
+        row = dict(zip(_FIELDS, event.item(), strict=True))
         source_ip, destination_ip = address_of(row["source_ip"]), address_of(row["destination_ip"])
         flow = flow_pb2.Flow(
             time=timestamp(row["time_ns"] + self.boot_offset_ns),
@@ -141,7 +114,7 @@ class FlowDecoder:
     def namespace_of(self, identity: int) -> tuple[str, str]:
         """Namespace and cluster that the last labels of an identity name; empty when they name none."""
         labels = self._context.identity_labels(identity, None)
-        return _label_value(labels, _NAMESPACE_LABEL), _label_value(labels, _CLUSTER_LABEL)
+        return label_value(labels, NAMESPACE_LABEL), label_value(labels, CLUSTER_LABEL)
 
     def uuid(self, number: int) -> str:
         """The uuid of a record by its number, which has less than 62 bits."""
@@ -206,9 +179,7 @@ class FlowDecoder:
         if row["verdict"] == flow_pb2.DROPPED:
             reason = row["drop_reason"]
             flow.drop_reason = reason
-            flow.drop_reason_desc = (
-                reason if reason in flow_pb2.DropReason.values() else flow_pb2.DROP_REASON_UNKNOWN
-            )
+            flow.drop_reason_desc = reason if reason in _REASONS else flow_pb2.DROP_REASON_UNKNOWN
         if row["ifindex"]:
             name = self._context.interface_name(row["ifindex"], row["time_ns"])
             flow.interface.CopyFrom(flow_pb2.NetworkInterface(index=row["ifindex"], name=name))
@@ -236,13 +207,6 @@ def timestamp(time_ns: int) -> Timestamp:
 
 def _is_default_deny(row: dict[str, Any]) -> bool:
     return bool(row["verdict"] == flow_pb2.AUDIT or row["drop_reason"] == record.POLICY_DENIED)
-
-
-def _label_value(labels: Iterable[str], prefix: str) -> str:
-    for label in labels:
-        if label.startswith(prefix):
-            return label[len(prefix) :]
-    return ""
 
 
 def _policies(origins: Iterable[PolicyOrigin]) -> list[flow_pb2.Policy]:
@@ -305,7 +269,7 @@ def _summary(row: dict[str, Any]) -> str:
 def _observation_point(sub_type: int) -> flow_pb2.TraceObservationPoint.ValueType:
     if sub_type == record.TO_ENDPOINT:
         return flow_pb2.TO_ENDPOINT
-    known = sub_type in flow_pb2.TraceObservationPoint.values()
+    known = sub_type in _POINTS
     return flow_pb2.TraceObservationPoint.ValueType(sub_type) if known else flow_pb2.UNKNOWN_POINT
 
 

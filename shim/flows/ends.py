@@ -1,9 +1,7 @@
 """Which records have an end that satisfies the fields of a filter that look at nothing but that end.
 
-Pod, label, workload and cluster of an end follow from few numbers: identity, address, endpoint and, where a
-name changed hands, the time. Addresses that nobody here ever named are all alike, so there are few distinct
-ends however many addresses the flows have. Each distinct end is decided once by the filter itself; the
-records then look their answer up, a column at a time.
+Pod, label, workload and cluster of an end are decided for each distinct name by the filter itself; records
+look their answer up a column at a time, by the number that the directory of ends gives them.
 """
 
 from __future__ import annotations
@@ -16,18 +14,15 @@ import numpy.typing as npt
 from axoneme.api.hubble.flow import flow_pb2
 from axoneme.lib.flows.filters import compile_filter
 from axoneme.lib.flows.rule import Side
-from shim.flows.addresses import KnownAddresses
-from shim.flows.context import WorkloadInfo
-from shim.flows.decode import EndNames, FlowDecoder, end_names
+from shim.flows.decode import FlowDecoder
+from shim.flows.enddirectory import Numbers
+from shim.flows.endnames import EndNames
 from shim.flows.keytable import Words
 from shim.flows.record import INVALID_SOURCE_IP
 from shim.flows.store import FlowStore
-from shim.flows.timedanswers import Mask, Timed, TimedAnswers
+from shim.flows.timedanswers import Mask
 
 END_FIELDS: Final = ("pod", "label", "workload", "cluster_name")
-MAX_ENDS: Final = 65_536
-DISORDER_NS: Final = 1_000_000_000
-"""How much earlier than the records held one may be that comes later."""
 _IDENTITY_SHIFT: Final = np.uint64(32)
 _SPOOFED: Final = np.uint64(1 << 16)
 
@@ -39,11 +34,9 @@ class EndFilter:
         self._side = side
         self._matches = compile_filter(flow_filter)
         self._looks_at_labels = bool(getattr(flow_filter, f"{side}_label"))
-        self._decoder = decoder
-        self._addresses: KnownAddresses = decoder.addresses
-        self._seen_revision: int | None = None
-        self._oldest_ns = 0
-        self._answers = TimedAnswers(self._decide, MAX_ENDS)
+        self._addresses, self._ends = decoder.addresses, decoder.ends
+        self._generation = 0
+        self._wanted: Mask = np.zeros(0, dtype=np.bool_)
         self._judged: dict[EndNames, bool] = {}
 
     @classmethod
@@ -61,19 +54,45 @@ class EndFilter:
 
     def mask(self, store: FlowStore, numbers: npt.NDArray[np.int64]) -> Mask:
         """Which of the records have an end that matches."""
-        self._addresses.refresh()
-        if self._seen_revision != self._addresses.revision or self._answers.is_full:
-            self._seen_revision = self._addresses.revision
-            self._answers.forget()
-            self._judged = {}
-            self._oldest_ns = oldest_ns(store)
-        first, second = self._keys(store, numbers)
-        return self._answers.mask(first, second, lambda some: store.column("time_ns", numbers[some]))
-
-    def _keys(self, store: FlowStore, numbers: npt.NDArray[np.int64]) -> tuple[Words, Words]:
-        """Identity and address number; endpoint, where it matters, and whether it sent a spoofed source."""
+        self._ends.refresh()
         address = self._addresses.numbers(store.words(f"{self._side}_ip", numbers))
-        first = store.column(f"{self._side}_identity", numbers).astype(np.uint64)
+        identity = store.column(f"{self._side}_identity", numbers)
+        known = np.flatnonzero(self._is_known(store, numbers, address))
+        few = 2 * len(known) < len(numbers)
+        names = self._ends.of_strangers(identity) if few else None
+        if names is None:
+            names = self._names_of(store, numbers, identity, address)
+        elif len(known):
+            names[known] = self._names_of(store, numbers[known], identity[known], address[known])
+        self._judge_new()
+        return self._wanted.take(names, mode="clip")
+
+    def _is_known(self, store: FlowStore, numbers: npt.NDArray[np.int64], address: Numbers) -> Mask:
+        """Whether more than the identity says who an end is."""
+        known: Mask = address > 0
+        if self._side == "source":
+            known |= store.column("drop_reason", numbers) == INVALID_SOURCE_IP
+        return known
+
+    def _names_of(
+        self,
+        store: FlowStore,
+        numbers: npt.NDArray[np.int64],
+        identity: npt.NDArray[np.uint32],
+        address: Numbers,
+    ) -> Numbers:
+        first, second = self._keys(store, numbers, identity, address)
+        return self._ends.numbers(first, second, lambda some: store.column("time_ns", numbers[some]))
+
+    def _keys(
+        self,
+        store: FlowStore,
+        numbers: npt.NDArray[np.int64],
+        identity: npt.NDArray[np.uint32],
+        address: Numbers,
+    ) -> tuple[Words, Words]:
+        """Identity and address number; endpoint, where it matters, and whether it sent a spoofed source."""
+        first = identity.astype(np.uint64)
         first <<= _IDENTITY_SHIFT
         first |= address.view(np.uint32)
         second = store.column("endpoint_id", numbers).astype(np.uint64)
@@ -87,31 +106,21 @@ class EndFilter:
             second *= matters
         return first, second
 
-    def _decide(self, first: int, second: int) -> Timed:
-        """Decide an end at all times of the records held."""
-        identity, address = first >> 32, self._addresses.address(first & 0xFFFF_FFFF)
-        endpoint_id, spoofed = second & 0xFFFF, bool(second >> 16)
-        changes = self._decoder.context.change_times(identity, address, endpoint_id, self._oldest_ns)
-        times = sorted(set(changes))
-        answers = []
-        for time_ns in (self._oldest_ns, *times):
-            workload = self._decoder.workload(address, endpoint_id, time_ns, spoofed=spoofed)
-            labels = self._decoder.labels(identity, workload, time_ns)
-            answers.append(self._judge(labels, workload))
-        return Timed(times, answers)
+    def _judge_new(self) -> None:
+        """Asks the filter about names that it has not seen yet."""
+        if self._generation != self._ends.generation:
+            self._generation = self._ends.generation
+            self._wanted = np.zeros(0, dtype=np.bool_)
+        if new := self._ends.names[len(self._wanted) :]:
+            fresh = np.array([self._judge(names) for names in new], dtype=np.bool_)
+            self._wanted = np.concatenate([self._wanted, fresh])
 
-    def _judge(self, labels: tuple[str, ...], workload: WorkloadInfo | None) -> bool:
-        """Ask the filter; its fields do not look at numbers."""
-        names = end_names(labels, workload, shown=self._looks_at_labels)
-        known = self._judged.get(names)
+    def _judge(self, names: EndNames) -> bool:
+        """The filter's own answer; without label fields, ends with the same other names are one."""
+        shown = names if self._looks_at_labels else names._replace(labels=())
+        known = self._judged.get(shown)
         if known is None:
             flow = flow_pb2.Flow()
-            getattr(flow, self._side).CopyFrom(names.message())
-            known = self._judged[names] = self._matches(flow)
+            getattr(flow, self._side).CopyFrom(shown.message())
+            known = self._judged[shown] = self._matches(flow)
         return known
-
-
-def oldest_ns(store: FlowStore) -> int:
-    """A time that no record held, or still to come, is older than."""
-    held = store.times(store.oldest, store.seen)
-    return max(0, held[0] - DISORDER_NS) if held else 0

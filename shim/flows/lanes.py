@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from shim.flows.feed import FlowFeed, Loss
+from shim.flows.merge import Numbers, Times
 from shim.flows.query import FlowQuery, RecordDecoder
 
 
@@ -14,6 +17,8 @@ class Source:
 
     feed: FlowFeed
     decoder: RecordDecoder
+    live: bool = True
+    """Whether followers hear of its records."""
 
 
 @dataclass(slots=True)
@@ -22,10 +27,18 @@ class Lane:
 
     feed: FlowFeed
     query: FlowQuery
+    live: bool
     end: int
     position: int
     told_losses: int
     told_lost: int
+    ahead_ns: int
+    """What to add to the times of its records to compare them with those of other lanes."""
+
+    def times(self, numbers: Numbers) -> Times:
+        """Times of records that are still held, comparable between lanes."""
+        times: Times = self.feed.store.column("time_ns", numbers).astype(np.int64) + self.ahead_ns
+        return times
 
     def losses_from(self, start: int, start_ns: int) -> list[Loss]:
         """Losses of the past from a record on, or from a time on where no record says it.

@@ -17,9 +17,9 @@ from typing import Final
 from axoneme.api.fqdn.v1 import fqdn_pb2
 from axoneme.api.hubble.flow import flow_pb2
 from shim.flows import dnswords, record
+from shim.flows.bell import Bell
 from shim.flows.context import FlowContext, address_of, mapped
 from shim.flows.decode import FlowDecoder
-from shim.flows.bell import Bell
 from shim.flows.feed import FlowFeed
 from shim.flows.lookupdecode import LookupDecoder
 from shim.flows.lookupstore import LookupStore, Report

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from axoneme.api.hubble.flow import flow_pb2
 
 Numbers = npt.NDArray[np.int64]
-Times = npt.NDArray[np.uint64]
+Times = npt.NDArray[np.int64]
+"""Nanoseconds; those of records from before the last boot may be negative."""
 
 
 class Merged(NamedTuple):

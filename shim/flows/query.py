@@ -144,6 +144,6 @@ def _record_filters(flow_filter: flow_pb2.FlowFilter, names: FlowDecoder) -> lis
     """The parts of a filter that follow from little, the cheapest first."""
     return [
         *EndFilter.of(flow_filter, names),
-        *LearnedNameFilter.of(flow_filter, names.context),
+        *LearnedNameFilter.of(flow_filter, names),
         *QueryNameFilter.of(flow_filter),
     ]

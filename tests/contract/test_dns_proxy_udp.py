@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -221,6 +224,48 @@ def test_a_flood_of_one_client_is_capped(network: DnsNetwork, v: int) -> None:
         clients[8].send(query(3, "ok"))  # all eight wait for answers
         assert clients[8].recv(4_096)[3] & 15 == REFUSED
         assert proxy.counters.upstreams_refused == 1
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """All but so many of this process's descriptors are in use."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(one.name) for one in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + count + 1, before[1]))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for one in taken:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@FAMILIES
+def test_without_descriptors_idle_paths_make_room(network: DnsNetwork, v: int) -> None:
+    with running(network) as proxy:
+        server, clients = proxy.server(v), [proxy.client(v) for _ in range(6)]
+        with descriptors_left(3):
+            for client in clients:
+                client.send(query(1, "ok"))
+                message, source = server.recvfrom(4_096)
+                server.sendto(answer(message, ADDRESSES[v]), source)
+                assert client.recv(4_096)[3] & 15 == 0
+            assert proxy.counters.upstreams_evicted == 3
+            for client in clients[3:]:
+                client.send(query(2, "ok"))
+                server.recvfrom(4_096)
+            clients[0].send(query(3, "ok"))  # all descriptors wait for answers
+            assert clients[0].recv(4_096)[3] & 15 == REFUSED
+            assert proxy.counters.forward_errors == 1
+        clients[0].send(query(4, "ok"))
+        assert server.recvfrom(4_096)[0][2:] == query(4, "ok")[2:]
+        assert proxy.counters.mishaps == 0
 
 
 def test_the_next_process_has_the_port_and_beats_while_it_waits(network: DnsNetwork) -> None:

@@ -82,7 +82,8 @@ def listeners(netns: str) -> set[str]:
 def test_nothing_listens_but_what_the_table_says(lab: Running) -> None:
     assert listeners(lab.cluster.control_netns) == CONTROL_LISTENERS
     for node in lab.cluster.nodes:
-        wanted = {f"{lab.cluster.node_address(node)}:4244", "127.0.0.1:9966"}
+        wanted = {f"{lab.cluster.node_address(node)}:4244", "127.0.0.1:9966", "127.0.0.1:9967"}
+        wanted |= {"127.0.0.1:10053", "[::1]:10053"}
         wanted |= {
             f"{ip}:4240" for ip in (lab.cluster.node_address(node), f"[{lab.cluster.node_address6(node)}]")
         }
@@ -94,18 +95,29 @@ def test_unix_sockets_are_for_root_alone(lab: Running) -> None:
         sockets = [
             path for path in lab.state.files(lab.cluster).node(node.name).iterdir() if path.is_socket()
         ]
-        assert {path.name for path in sockets} == {"shim.sock", "helper.sock", "cni.sock"}
+        assert {path.name for path in sockets} == {"shim.sock", "helper.sock", "cni.sock", "fqdn.sock"}
         assert {oct(path.stat().st_mode & 0o777) for path in sockets} == {"0o600"}
+
+
+def capabilities(lab: Running, node: str, module: str) -> dict[str, int]:
+    """Sets of capabilities of a node's process, which must not be able to get others."""
+    lines = Path(f"/proc/{lab.pid_on(node, module)}/status").read_text().splitlines()
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert fields["NoNewPrivs"] == "1"
+    return {name: int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
 
 
 def test_the_shim_has_no_capability_and_can_get_none(lab: Running) -> None:
     for node in lab.cluster.nodes:
-        pid = lab.pid_on(node.name, "shim.main")
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-            assert int(fields[name], 16) == 0, name
-        assert fields["NoNewPrivs"] == "1"
+        assert set(capabilities(lab, node.name, "shim.main").values()) == {0}
+
+
+def test_the_dns_proxy_has_what_its_sockets_need(lab: Running) -> None:
+    sockets = 1 << 10 | 1 << 12 | 1 << 13  # NET_BIND_SERVICE, NET_ADMIN, NET_RAW
+    for node in lab.cluster.nodes:
+        found = capabilities(lab, node.name, "services.fqdn.main")
+        assert found["CapEff"] == sockets
+        assert all(one | sockets == sockets for one in found.values())
 
 
 def test_no_secret_stands_on_a_command_line(lab: Running) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -345,3 +346,18 @@ def test_no_control_character_leaves_any_output(output: str, numeric: bool) -> N
 
 def test_escapes_are_readable() -> None:
     assert r"x^[]0;owned^G^[[31m\r\n\t\x9b2J\u202e\x7f" in out_of(evil()[0])
+
+
+@pytest.mark.parametrize("output", ["compact", "dict"])
+def test_with_colours_only_our_own_sequences_are_raw(output: str) -> None:
+    for response in evil():
+        for text in printed(response, output=output, colour=True, print_node_name=True, debug=True):
+            plain = re.sub("\x1b\\[(3[1-6]|0)m", "", text)
+            assert not [
+                c for c in plain if c != "\n" and (ord(c) < 0x20 or 0x7F <= ord(c) <= 0x9F or c == "\u202e")
+            ]
+            assert len(text.splitlines()) <= 8
+    quiet = at(
+        "01", "flow", {"source": {"namespace": "a", "pod_name": "x\x1b[31my"}, "IP": ip(WEB_IP, API_IP)}
+    )
+    assert "\x1b[36ma/x^[[31my\x1b[0m" in out_of(quiet, output=output, colour=True)

@@ -23,8 +23,8 @@ from axoneme.lib.dns.index import NameIndex
 from axoneme.lib.dns.wire import Answer, Question
 from axoneme.lib.policy.dnsrules import DnsRule, DnsRules
 from axoneme.lib.policy.model import AnyPeer, FqdnDefinition
-from services.fqdn.core import Core
 from services.fqdn.config import FqdnConfig
+from services.fqdn.core import Core
 from services.fqdn.main import settle_interpreter
 from services.fqdn.model import EventSink, Flow, Judge, Learner, ProxySettings, Released, Ruling, Standing
 from services.fqdn.pins import NAMES, NodeMaps

@@ -5,11 +5,14 @@ CPU seconds of this process, best of several rounds; run with `python -m tests.p
 
 from __future__ import annotations
 
+import asyncio
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +21,8 @@ from shim.flows import record
 from shim.flows.query import FlowQuery
 from shim.flows.record import EVENT_DTYPE, Records
 from shim.flows.ring import STRIDE, RingReader
+from shim.flows.spill.options import SpillOptions
+from shim.flows.spill.spill import FlowSpill
 from shim.flows.store import FlowStore
 from tests.unit.shim.flows.scene import event, make_feed
 
@@ -25,6 +30,7 @@ CAPACITY = 1 << 20
 RING_BYTES = 1 << 22
 PAGE = 4096
 ROUNDS = 5
+SPILLED = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,10 @@ def queries() -> list[Figure]:
         "pod, no match": flow_pb2.FlowFilter(source_pod=[nobody]),
         "destination pod, no match": flow_pb2.FlowFilter(destination_pod=[nobody]),
         "label, no match": flow_pb2.FlowFilter(source_label=["app=nobody"]),
+        "namespace, no match": flow_pb2.FlowFilter(destination_pod=["nowhere/"]),
+        "DNS name, no match": flow_pb2.FlowFilter(destination_fqdn=["nobody.test"]),
+        "reply, newest 20": flow_pb2.FlowFilter(reply=[True], verdict=[flow_pb2.DROPPED]),
+        "node name, no match": flow_pb2.FlowFilter(node_name=["elsewhere"]),
     }
     figures = [Figure("memory of 1 Mi flows", store.memory_bytes / 2**20, "MiB", "<= 128")]
     for name, flow_filter in cases.items():
@@ -133,8 +143,36 @@ def queries() -> list[Figure]:
     return figures
 
 
+def spilling() -> list[Figure]:
+    """What it costs to write flows to disk with their names, and to read them again."""
+    feed, decoder, _ = make_feed(SPILLED)
+    records = batch(SPILLED, 0)
+    records["destination_ip"] = records["destination_ip"][np.arange(SPILLED) % 500]
+    with tempfile.TemporaryDirectory(prefix="axt-") as folder:
+        options = SpillOptions(directory=Path(folder), max_bytes=64 << 20)
+        spill = FlowSpill(options, feed, decoder, uuid_salt=1)
+        feed.append(records)
+        write = cpu_once(lambda: asyncio.run(spill.flush()))
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        again = FlowSpill(options, feed, decoder, uuid_salt=1)
+        read = cpu_once(lambda: asyncio.run(again.restore()))
+        assert len(again.source.feed.store) == SPILLED
+    return [
+        Figure("write one flow to disk", write / SPILLED * 1e6, "us", ""),
+        Figure("one flow on disk", size / SPILLED, "bytes", ""),
+        Figure("read one flow again", read / SPILLED * 1e6, "us", ""),
+    ]
+
+
+def cpu_once(work: Callable[[], object]) -> float:
+    """CPU time of one round."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def main() -> None:
-    figures = [ingestion(), *queries()]
+    figures = [ingestion(), *queries(), *spilling()]
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     figures.append(Figure("resident memory, two stores", resident, "MiB", ""))
     for figure in figures:

@@ -1,4 +1,4 @@
-"""`axoneme observe --explain`: behind each verdict of policy the rule that decided, or the one that nearly did.
+"""`axoneme observe --explain`: behind a verdict of policy the rule that decided, or nearly did.
 
 The policy service is asked once for each (source, destination, protocol, port, direction); the answer holds
 for the policies of now, which may have changed since the flow.
@@ -108,7 +108,8 @@ class Explainer:
                     return
         if other_peer is not None:
             policy, rule = other_peer
-            yield f"nearest: {place_text(policy, rule)} allows {rule.ports_text()}, but only for {rule.peers()}"
+            place = place_text(policy, rule)
+            yield f"nearest: {place} allows {rule.ports_text()}, but only for {rule.peers()}"
         elif any_rule is not None:
             policy, rule = any_rule
             yield f"nearest: {place_text(policy, rule)} allows {rule.ports_text()} for {rule.peers()}"

@@ -61,12 +61,12 @@ def plain_switches(command: click.Command, ctx: click.Context, args: Sequence[st
             opposite = next(iter(option.secondary_opts), None)
             opposites |= dict.fromkeys(option.opts, opposite)
     result: list[str] = []
-    for position, token in enumerate(args):
-        if token == "--":
+    for position, word in enumerate(args):
+        if word == "--":
             return [*result, *args[position:]]
-        head, equals, tail = token.partition("=")
+        head, equals, tail = word.partition("=")
         if not equals or head not in opposites or tail.lower() not in TRUE + FALSE:
-            result.append(token)
+            result.append(word)
         elif tail.lower() in TRUE:
             result.append(head)
         elif (opposite := opposites[head]) is not None:
@@ -109,7 +109,7 @@ def _options(command: click.Command, ctx: click.Context) -> tuple[dict[str, tupl
             continue
         long = next((text for text in option.opts if text.startswith("--")), "")
         if (option.name or "").startswith(FILTER_PREFIX):
-            names |= {text: (long, not option.is_flag) for text in option.opts}
+            names |= dict.fromkeys(option.opts, (long, not option.is_flag))
         if not option.is_flag:
             valued |= set(option.opts)
     return names, valued

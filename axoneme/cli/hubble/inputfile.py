@@ -32,10 +32,11 @@ def responses_of_file(
 
 
 def _parsed(lines: Iterable[str], path: str) -> Iterator[Response]:
-    number = 0
+    number = 1
     try:
-        for number, line in enumerate(lines, start=1):
+        for line in lines:
             if line.strip():
                 yield parse_response(line)
+            number += 1
     except ValueError as error:  # also of bytes that are no UTF-8, which come while reading
         raise InvalidArgument(f"--input-file {path}, line {number}: {error}") from error

@@ -46,7 +46,7 @@ tls_options = _combined(
     click.option("--basic-auth-password", metavar="TEXT", help="Its password."),
 )
 
-server_options = _combined(
+endpoint_options = _combined(
     click.option(
         "--server", metavar="TARGET", help="host:port, tls://host:port or unix:///path of a relay or node."
     ),
@@ -59,6 +59,23 @@ server_options = _combined(
     ),
     tls_options,
     click.option("--request-timeout", metavar="TIME", help="Deadline of calls that are no streams [12s]."),
+    click.option(
+        "--config",
+        "config_file",
+        default=None,
+        metavar="FILE",
+        help="Settings as YAML [$HUBBLE_CONFIG, ~/.config/hubble/config.yaml].",
+    ),
+    _switch("debug", "Report all states of nodes.", "-D"),
+    click.option("-P", "--port-forward", is_flag=True, default=None, hidden=True),
+    _hidden("--port-forward-port"),
+    _hidden("--kube-context"),
+    _hidden("--kube-namespace"),
+    _hidden("--kubeconfig"),
+)
+
+server_options = _combined(
+    endpoint_options,
     click.option("--timeout", metavar="TIME", help="The same."),
     click.option(
         "--context",
@@ -75,19 +92,6 @@ server_options = _combined(
         shell_complete=completion.clusters,
         help="Cluster of the running lab that is asked.",
     ),
-    click.option(
-        "--config",
-        "config_file",
-        default=None,
-        metavar="FILE",
-        help="Settings as YAML [$HUBBLE_CONFIG, ~/.config/hubble/config.yaml].",
-    ),
-    _switch("debug", "Report all states of nodes.", "-D"),
-    click.option("-P", "--port-forward", is_flag=True, default=None, hidden=True),
-    _hidden("--port-forward-port"),
-    _hidden("--kube-context"),
-    _hidden("--kube-namespace"),
-    _hidden("--kubeconfig"),
 )
 
 selector_options = _combined(

@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from axoneme.lib.errors import AxonemeError
 
 if TYPE_CHECKING:
-    from axoneme.cli.flowprinter import Printer, Response
     from axoneme.cli.hubble.explain import Explainer
 
-    Batches = Iterable[Iterable[Response]]
+Batches = Iterable[Iterable[Any]]
+"""Responses of a stream; the printer knows their type."""
 
 FLUSH_TEXTS: Final = 64
 
@@ -39,8 +39,9 @@ class Console:
     def write(self) -> None:
         """Write everything, and flush in a follow."""
         if self._texts:
-            sys.stdout.write("".join(self._texts))
-            self._texts.clear()
+            text = "".join(self._texts)
+            self._texts.clear()  # first, so that an interrupt here prints nothing twice
+            sys.stdout.write(text)
         if self._follow:
             sys.stdout.flush()
 
@@ -56,7 +57,7 @@ class Console:
 
 def pump(
     batches: Batches,
-    printer: Printer,
+    printer: Any,
     console: Console,
     explainer: Explainer | None = None,
     *,
@@ -65,7 +66,7 @@ def pump(
     """Print until the source ends; `nothing` is told when no flow came. Returns the exit code."""
     try:
         try:
-            found = _print_batches(batches, printer, console, explainer)
+            found = _print_batches(batches, printer, console, explainer, counting=nothing is not None)
             if not found and nothing is not None:
                 nothing("no flow matches\n")
         except KeyboardInterrupt:
@@ -84,14 +85,14 @@ def pump(
 
 
 def _print_batches(
-    batches: Batches, printer: Printer, console: Console, explainer: Explainer | None
+    batches: Batches, printer: Any, console: Console, explainer: Explainer | None, *, counting: bool
 ) -> bool:
-    """Whether there was anything but states of nodes."""
+    """Whether there was anything but states of nodes, if that counts."""
     found = False
     for batch in batches:
         for response in batch:
             printer.write(response)
-            if not found:
+            if counting and not found:
                 found = not response.HasField("node_status")
             if explainer is not None and response.HasField("flow"):
                 for line in explainer.lines(response.flow):

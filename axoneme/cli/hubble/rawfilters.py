@@ -1,4 +1,7 @@
-"""Filters of a command: flags, raw JSON of options, environment and file, and their YAML."""
+"""Filters of a command: flags, raw JSON of options, environment and file, and their YAML.
+
+What most queries do without is loaded when it is needed: JSON of protobuf, regular expressions.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from google.protobuf import json_format
-
 from axoneme.api.hubble.flow import flow_pb2
 from axoneme.lib.errors import AxonemeError, InvalidArgument, Unsupported
-from axoneme.lib.flows.filters import FlowMatcher
 from axoneme.lib.flows.flags import build_filters
 
 Filters = list[flow_pb2.FlowFilter]
@@ -31,7 +31,8 @@ def all_filters(
     for name, filters in (("allowlist", whitelist), ("denylist", blacklist)):
         for text in options.get(name) or stored.get(name, ()):
             filters += raw_filters(text, name)
-    _check(whitelist, blacklist, here)
+    if whitelist or blacklist:
+        _check(whitelist, blacklist, here)
     return whitelist, blacklist
 
 
@@ -46,6 +47,8 @@ def _check_flag(name: str, value: str, here: bool) -> None:
 
 
 def _check(whitelist: Filters, blacklist: Filters, here: bool) -> None:
+    from axoneme.lib.flows.filters import FlowMatcher
+
     try:
         FlowMatcher(whitelist, blacklist)
     except Unsupported:
@@ -55,6 +58,8 @@ def _check(whitelist: Filters, blacklist: Filters, here: bool) -> None:
 
 def raw_filters(text: str, flag: str) -> Iterator[flow_pb2.FlowFilter]:
     """One or several JSON objects in a row. Raises InvalidArgument."""
+    from google.protobuf import json_format
+
     decoder, rest = json.JSONDecoder(), text.strip()
     while rest:
         try:
@@ -67,6 +72,8 @@ def raw_filters(text: str, flag: str) -> Iterator[flow_pb2.FlowFilter]:
 
 def filters_yaml(whitelist: Iterable[flow_pb2.FlowFilter], blacklist: Iterable[flow_pb2.FlowFilter]) -> str:
     """As `--print-raw-filters` of the Hubble CLI prints them, fit for its config file."""
+    from google.protobuf import json_format
+
     lines = []
     for name, filters in (("allowlist", whitelist), ("denylist", blacklist)):
         for position, one in enumerate(filters):

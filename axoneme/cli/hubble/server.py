@@ -47,7 +47,7 @@ class Server:
         credentials: tuple[str, str] | None = None,
         seconds: float = DEFAULT_SECONDS,
     ) -> None:
-        """`name` is what people read, `credentials` user and password, `seconds` the deadline of unary calls."""
+        """`name` is for people, `credentials` are user and password, `seconds` is for unary calls."""
         self.name = name or targets[0]
         self._targets = list(targets)
         self._security = security
@@ -78,22 +78,21 @@ class Server:
     def unary(self, path: str, request: Message, answer: Answer) -> Answer:
         """Fill `answer`. Raises AxonemeError."""
         for left in reversed(range(len(self._targets))):
-            call = self._current().unary_unary(path)
+            call: Any = self._current().unary_unary(path)
             try:
                 data = call(request.SerializeToString(), timeout=self._seconds, metadata=self._metadata)
             except grpc.RpcError as error:
                 self._next_or_raise(error, left)
             else:
-                answer.ParseFromString(data)  # type: ignore[arg-type]
+                answer.ParseFromString(data)
                 break
         return answer
 
     def stream(self, path: str, request: Message) -> Iterator[bytes]:
         """Responses as bytes, until the server ends the stream. Raises AxonemeError."""
         for left in reversed(range(len(self._targets))):
-            call: Any = self._current().unary_stream(path)(
-                request.SerializeToString(), metadata=self._metadata
-            )
+            opened: Any = self._current().unary_stream(path)
+            call = opened(request.SerializeToString(), metadata=self._metadata)
             started = False
             try:
                 for data in call:

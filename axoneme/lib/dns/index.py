@@ -125,7 +125,8 @@ class NameIndex:
             else:
                 self._add_to_tail(one, parts)
         # Without a default: a look-up must not add.
-        self._exact, self._one_label = dict(exact), dict(one_label)
+        self._exact = {name: frozenset(texts) for name, texts in exact.items()}
+        self._one_label = {tail: frozenset(texts) for tail, texts in one_label.items()}
 
     def _add_to_tail(self, one: FqdnDefinition, parts: PatternParts) -> None:
         tail = self._tails.setdefault(parts.tail, _Tail())
@@ -169,15 +170,17 @@ class NameIndex:
 
     def matching(self, name: bytes) -> frozenset[str]:
         """The texts of all that match a name."""
-        found = set(self._exact.get(name, _NOTHING))
+        found = self._exact.get(name, _NOTHING)
         if self._every and is_plain(name):
             found |= self._every
         at = name[0] + 1
         tail = name[at:]
-        if tail in self._one_label and not name[1:at].translate(None, _PLAIN):
-            found |= self._one_label[tail]
-        while tail and self._tails:
-            if tail in self._tails:
-                found.update(self._tails[tail].matching(name[: -len(tail)]))
+        one_label = self._one_label.get(tail)
+        if one_label is not None and not name[1:at].translate(None, _PLAIN):
+            found = found | one_label if found else one_label
+        tails = self._tails
+        while tail and tails:
+            if tail in tails and (more := tails[tail].matching(name[: -len(tail)])):
+                found = found.union(more)
             tail = tail[tail[0] + 1 :]
-        return frozenset(found)
+        return found

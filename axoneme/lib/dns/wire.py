@@ -25,7 +25,6 @@ __all__ = [
     "Answer",
     "Malformed",
     "Question",
-    "QuestionReader",
     "answers_question",
     "read_answer",
     "read_question",
@@ -54,8 +53,6 @@ _ONLY_QUESTION: Final = b"\x00\x01\x00\x00\x00\x00\x00\x00"
 _QUESTION_AND_OPT: Final = b"\x00\x01\x00\x00\x00\x00\x00\x01"
 _TRUNCATED: Final = 0x0200
 _ONE: Final = b"\x00\x01"
-_MAX_TAILS: Final = 4_096
-_MAX_TAIL: Final = 128  # bytes of a tail that is remembered
 _type_and_class = struct.Struct(">HH").unpack_from
 _flags_and_counts = struct.Struct(">HHH").unpack_from  # flags, questions, answers
 _compressed_record = struct.Struct(">HHHIH").unpack_from
@@ -91,7 +88,7 @@ class Answer(NamedTuple):
 
 
 # As `_make`, in half the time.
-_question: Callable[[tuple[bytes, int, int, int]], Question] = partial(tuple.__new__, Question)
+question_of: Callable[[tuple[bytes, int, int, int]], Question] = partial(tuple.__new__, Question)
 _answer: Callable[[tuple[Any, ...]], Answer] = partial(tuple.__new__, Answer)
 
 
@@ -109,45 +106,9 @@ def read_question(message: bytes) -> Question:
             raise Malformed("a name longer than 255 bytes")
         at += 1
         qtype, qclass = _type_and_class(message, at)
-        return _question((message[_QUESTION:at].lower(), qtype, qclass, at + 4))
+        return question_of((message[_QUESTION:at].lower(), qtype, qclass, at + 4))
     except (IndexError, struct.error):
         raise Malformed("a query that ends early") from None
-
-
-class QuestionReader:
-    """`read_question` with a memory for what names end with: what was read once need not be walked again.
-
-    Queries of one zone differ in their first label only. A tail (labels after the first, zero, type, class)
-    in which the first zero byte ends the name is remembered; where the same bytes stand again up to their
-    first zero byte, the same labels do.
-    """
-
-    __slots__ = ("_tails",)
-
-    def __init__(self) -> None:
-        self._tails: dict[bytes, tuple[int, int]] = {}  # tail → type and class
-
-    def read(self, message: bytes) -> Question:
-        """As `read_question`. Raises Malformed."""
-        try:
-            start = message[_QUESTION] + _QUESTION + 1
-            end = message.index(0, start) + 5
-            qtype, qclass = self._tails[message[start:end]]
-        except (KeyError, IndexError, ValueError):
-            return self._read(message)
-        # A first label of 63 bytes at most, and not the root.
-        if message[2] & 0xF8 or message[4:6] != _ONE or not _QUESTION + 2 <= start <= _QUESTION + 64:
-            return read_question(message)
-        return _question((message[_QUESTION : end - 4].lower(), qtype, qclass, end))
-
-    def _read(self, message: bytes) -> Question:
-        question = read_question(message)
-        start, end = message[_QUESTION] + _QUESTION + 1, question.end
-        if start < end - 4 and end - start <= _MAX_TAIL and message.index(0, start) == end - 5:
-            if len(self._tails) >= _MAX_TAILS:
-                self._tails.clear()
-            self._tails[message[start:end]] = question.qtype, question.qclass
-        return question
 
 
 def answers_question(query: bytes, answer: bytes, end: int) -> bool:

@@ -25,13 +25,6 @@ MISSED_PATHS: Final = (
     "egress_denied_by", "ingress_denied_by",
 )  # fmt: skip
 DEFAULT_PATHS: Final = STOCK_PATHS + MISSED_PATHS
-EXPLAIN_PATHS: Final = (
-    "source.labels",
-    "destination.labels",
-    "source.cluster_name",
-    "destination.cluster_name",
-)
-"""What explaining a verdict needs besides."""
 
 
 def parse_mask(texts: Sequence[str]) -> FieldMask:

@@ -6,16 +6,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from axoneme.api.hubble.flow import flow_pb2
 from axoneme.api.hubble.observer import observer_pb2
 from axoneme.lib.errors import InvalidArgument
-from axoneme.lib.flows.filters import FlowMatcher
-from axoneme.lib.flows.flagvalues import Filter
 from axoneme.lib.flows.times import parse_time
+
+if TYPE_CHECKING:
+    from axoneme.lib.flows.filters import FlowMatcher
 
 DEFAULT_NUMBER: Final = 20
 ALL: Final = 2**64 - 1
+Filter = flow_pb2.FlowFilter
 Response = observer_pb2.GetFlowsResponse
 
 
@@ -81,6 +84,8 @@ def select_responses(
     responses: Iterable[Response], request: observer_pb2.GetFlowsRequest, *, everything: bool
 ) -> Iterator[Response]:
     """What a server would answer from these responses; `everything` ignores the number."""
+    from axoneme.lib.flows.filters import FlowMatcher  # loads what queries of a server do without
+
     matcher = FlowMatcher(request.whitelist, request.blacklist)
     matching = (response for response in responses if _wanted(response, request, matcher))
     number = 0 if everything else request.number

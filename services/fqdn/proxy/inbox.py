@@ -2,9 +2,9 @@
 
     slot n:  sender's sockaddr │ control message │ datagram        read back by slicing: bytes, one copy
 
-The standard library takes one datagram at a time and turns its sender into text, which costs more than all that
-is done with it. The lock of the interpreter is kept (PyDLL): the call never waits, and giving the lock away
-for two microseconds could mean to wait for another thread's turn.
+The standard library takes one datagram at a time and turns its sender into text, which costs more than all
+that is done with it. The lock of the interpreter is kept (PyDLL): the call never waits, and giving the lock
+away for two microseconds could mean to wait for another thread's turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Final
 
 MESSAGE_BYTES: Final = 64  # struct mmsghdr of 64-bit Linux: msghdr 56, length 4, padding 4
 VECTOR_BYTES: Final = 16  # struct iovec
-_message = struct.Struct("=QI4xQQQQI4xI4x")  # name, its length, vector, count, control, its length, flags, length
+# Name and its length, vectors and their number, control message and its length, flags, length of the datagram
+_message = struct.Struct("=QI4xQQQQI4xI4x")
 _vector = struct.Struct("=QQ")
 _results = struct.Struct("=40xQI4xI4x").iter_unpack  # length of control, flags, length
 _result = struct.Struct("=QI4xI").unpack_from
@@ -59,7 +60,7 @@ class Inbox:
             _message.pack_into(self._headers, slot * MESSAGE_BYTES, *values)
 
     def receive(self, descriptor: int, limit: int) -> list[Datagram]:
-        """What waits in a socket, oldest first; at most `limit`. Raises OSError, but nothing for "not now"."""
+        """What waits in a socket, oldest first; at most `limit`, or none. Raises OSError."""
         limit = min(limit, self._slots)
         count = _recvmmsg(descriptor, self._pointer, limit, _DONT_WAIT, None)
         if count <= 0:

@@ -9,14 +9,15 @@ Unexpected exceptions of the judge or the learner pass through: the caller drops
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from axoneme.lib.dns.questions import QuestionReader
 from axoneme.lib.dns.wire import (
     Answer,
     Malformed,
     Question,
-    QuestionReader,
     answers_question,
     read_answer,
     refusal,
@@ -31,8 +32,8 @@ from services.fqdn.model import (
     ProxySettings,
     Released,
     Ruling,
-    Standing,
     Verdict,
+    no_name,
 )
 from services.fqdn.proxy.clients import Client
 from services.fqdn.proxy.counters import LATENCY_BUCKETS, STEPS_PER_SECOND, Counters
@@ -55,7 +56,10 @@ Reply = Callable[[bytes, bytes], None]
 class Route:
     """One client socket or connection towards one server."""
 
-    __slots__ = ("client", "flow", "held", "judged_by", "judged_until", "pending", "reply", "standing")
+    __slots__ = (
+        *("client", "flow", "held", "pending", "reply"),
+        *("judged_by", "judged_until", "matches", "no", "yes"),
+    )
 
     def __init__(self, flow: Flow, client: Client, reply: Reply) -> None:
         self.flow = flow
@@ -63,9 +67,11 @@ class Route:
         self.reply = reply
         self.pending: dict[bytes, Pending] = {}  # by new id; oldest first
         self.held = 0  # answers that wait for the kernel
-        self.standing: Standing | None = None  # good until a time and while the judge has this table
-        self.judged_until = 0.0
+        # What rules say (`Standing`), good until a time and while the judge has the same table.
+        self.judged_until = -math.inf
         self.judged_by: object = None
+        self.matches: Callable[[bytes], bool] = no_name
+        self.yes = self.no = Ruling(False, 0, 0)
 
 
 class Held(NamedTuple):
@@ -117,16 +123,14 @@ class Lookups:
             counters.malformed_queries += 1
             self._sink.malformed(route.flow, str(error))
             return None
-        standing = route.standing
-        if standing is None or now > route.judged_until or route.judged_by is not self._judge.table:
-            standing = self._stand(route, now)
-        matches, ruling, no = standing[:3]
-        if not matches(question[0]):
+        if now > route.judged_until or route.judged_by is not self._judge.table:
+            self._stand(route, now)
+        if not route.matches(question[0]):
             counters.denied += 1
             route.reply(query, refusal(query, question[3], self._deny_rcode))
-            self._request(route.flow, no, question, Verdict.DENIED, "")
+            self._request(route.flow, route.no, question, Verdict.DENIED, "")
             return None
-        client = route.client
+        client, ruling = route.client, route.yes
         if client.in_flight >= self._max_per_client or counters.in_flight >= self._max_in_flight:
             counters.rejected += 1
             self._refuse(route, (query, question, ruling, now), TOO_MANY)
@@ -145,13 +149,11 @@ class Lookups:
             sink.unseen += 1
         return identifier + query[2:]
 
-    def _stand(self, route: Route, now: float) -> Standing:
-        """What rules of this moment say; kept with the route when it lasts."""
-        table = self._judge.table
-        standing = self._judge.standing(route.flow)
-        route.standing = standing if standing.lasting else None
-        route.judged_until, route.judged_by = now + STANDING_SECONDS, table
-        return standing
+    def _stand(self, route: Route, now: float) -> None:
+        """Has the route know what rules of this moment say."""
+        route.judged_by = self._judge.table
+        route.matches, route.yes, route.no, lasting = self._judge.standing(route.flow)
+        route.judged_until = now + STANDING_SECONDS if lasting else -math.inf
 
     def take(self, route: Route, message: bytes, now: float) -> None:
         """An answer of the route's server. Whatever is not the answer to a query in flight goes nowhere.

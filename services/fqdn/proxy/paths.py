@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import errno
 import mmap
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import Final
 
-from services.fqdn.model import UDP, Flow, ProxySettings
+from services.fqdn.model import Flow, ProxySettings
 from services.fqdn.proxy import sockets
 from services.fqdn.proxy.clients import Client, Clients
 from services.fqdn.proxy.lookups import Lookups, Reply, Route
@@ -23,7 +24,7 @@ from services.fqdn.proxy.poller import READ, Poller
 
 BATCH: Final = 64  # answers of one socket before others have their turn
 MAX_ANSWER: Final = 65_535
-CHANCES: Final = 32  # paths that are looked at to make room for one
+CHANCES: Final = 4  # paths that are looked at to make room for one
 
 # The client's address and the original destination, as the kernel writes them (`sockets.ends_of`).
 PathKey = bytes
@@ -66,7 +67,7 @@ class Paths:
         self._clients = clients
         self._poller = poller
         self._mishaps = mishaps
-        self.by_key: dict[PathKey, Path] = {}
+        self.by_key: OrderedDict[PathKey, Path] = OrderedDict()
         self._buffer = mmap.mmap(-1, MAX_ANSWER)  # its slices are bytes
 
     def add(self, key: PathKey, flow: Flow, make: _Make) -> Path:
@@ -133,15 +134,16 @@ class Paths:
 
     def _make_room(self) -> bool:
         """Closes one idle path: of a few, the one not used for longest; else the first. False: none is."""
-        tried = list(islice(self.by_key.items(), CHANCES))
-        idle = [one for one in tried if not one[1].pending]
-        if not idle:
-            idle = list(islice((one for one in self.by_key.items() if not one[1].pending), 1))
-        if not idle:
+        idle: tuple[PathKey, Path] | None = None
+        for one in list(islice(self.by_key.items(), CHANCES)):
+            self.by_key.move_to_end(one[0])  # others have their turn next
+            if not one[1].pending and (idle is None or one[1].used < idle[1].used):
+                idle = one
+        if idle is None:
+            idle = next((one for one in self.by_key.items() if not one[1].pending), None)
+        if idle is None:
             return False
-        for key, _ in tried:  # others have their turn next
-            self.by_key[key] = self.by_key.pop(key)
-        self._remove(*min(idle, key=lambda one: one[1].used))
+        self._remove(*idle)
         self._counters.upstreams_evicted += 1
         return True
 
@@ -152,7 +154,7 @@ class Paths:
 
     def _close(self, path: Path) -> None:
         if path.socket is not None:
-            self._poller.forget(path.socket.fileno())
+            self._poller.closing(path.socket.fileno())
             path.socket.close()
             path.socket = path.send = path.recv = None
         self._lookups.forget(path)

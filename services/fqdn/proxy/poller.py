@@ -31,8 +31,12 @@ class Poller:
     def modify(self, descriptor: int, events: int) -> None:
         self._epoll.modify(descriptor, events)
 
+    def closing(self, descriptor: int) -> None:
+        """The descriptor is closed next, and is the only one of its socket: epoll drops it by itself."""
+        self.handlers.pop(descriptor, None)
+
     def forget(self, descriptor: int) -> None:
-        """Before the descriptor is closed; forgetting twice is fine."""
+        """Of a descriptor that stays open, or is closed next; forgetting twice is fine."""
         if self.handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 

@@ -88,10 +88,12 @@ def udp_upstream(client: Address, server: Address, mark: int) -> Socket:
 
     Connected: the kernel passes only what comes from this server and port, keeps the route, and tells of
     ICMP errors. SO_REUSEADDR: the same client socket may ask a second server; connected sockets keep apart.
+    No system call more than that: one is opened for most lookups of a libc resolver.
     """
     family = family_of(client[0])
-    one = _transparent(family, socket.SOCK_DGRAM, mark)
+    one = Socket(family, socket.SOCK_DGRAM | _NONBLOCK)
     try:
+        _mark(one, family, mark)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(client)
         one.connect(server)
@@ -184,7 +186,11 @@ def _transparent(family: socket.AddressFamily, kind: int, mark: int) -> Socket:
 
 
 def _prepare(one: Socket, family: socket.AddressFamily, mark: int) -> None:
-    one.setsockopt(*_TRANSPARENT[family], 1)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("I", mark))
+    _mark(one, family, mark)
     if family == socket.AF_INET6:
         one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def _mark(one: Socket, family: socket.AddressFamily, mark: int) -> None:
+    one.setsockopt(*_TRANSPARENT[family], 1)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("I", mark))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
@@ -21,7 +21,18 @@ _TEXT_TYPES: Final = (
     FieldDescriptor.CPPTYPE_UINT64,
 )
 _dumps: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
-_converters: dict[str, Convert] = {}
+
+
+class _Field(NamedTuple):
+    """How a field is told: its place in the declaration, its name, what makes JSON of its value."""
+
+    place: int
+    name: str
+    convert: Convert
+
+
+_fields: dict[FieldDescriptor, _Field] = {}
+"""Fields met so far: as many as the API has."""
 
 
 def event_line(event: Message) -> bytes:
@@ -30,20 +41,19 @@ def event_line(event: Message) -> bytes:
 
 
 def _object(message: Message) -> Any:
-    found = sorted(message.ListFields(), key=_declared)
-    return {field.name: _converter(field)(value) for field, value in found}
+    found = [(_fields.get(field) or _field(field), value) for field, value in message.ListFields()]
+    found.sort(key=_declared)
+    return {field.name: field.convert(value) for field, value in found}
 
 
-def _declared(pair: tuple[FieldDescriptor, Any]) -> int:
-    return pair[0].index
+def _declared(pair: tuple[_Field, Any]) -> int:
+    return pair[0].place
 
 
-def _converter(field: FieldDescriptor) -> Convert:
-    known = _converters.get(field.full_name)
-    if known is None:
-        one = _single(field)
-        known = one if not field.is_repeated else lambda values: [one(value) for value in values]
-        _converters[field.full_name] = known
+def _field(field: FieldDescriptor) -> _Field:
+    one = _single(field)
+    convert = one if not field.is_repeated else lambda values: [one(value) for value in values]
+    known = _fields[field] = _Field(field.index, field.name, convert)
     return known
 
 
@@ -67,5 +77,5 @@ def _well_known(message: Any) -> Any:
         return message.ToJsonString()
     if message.DESCRIPTOR.full_name.endswith("Value") and len(message.DESCRIPTOR.fields) == 1:
         field = message.DESCRIPTOR.fields[0]
-        return _converter(field)(getattr(message, field.name))
+        return _field(field).convert(getattr(message, field.name))
     return json_format.MessageToDict(message, preserving_proto_field_name=True)

@@ -18,7 +18,7 @@ from shim.hubble.export.rotation import RotatedFile
 from shim.hubble.export.settings import ExportSettings
 from shim.hubble.export.writer import EventWriter
 
-AT_ONCE: Final = 32
+AT_ONCE: Final = 16
 """Flows after which others get a turn of the event loop."""
 Request = observer_pb2.GetFlowsRequest
 Response = observer_pb2.GetFlowsResponse
@@ -83,7 +83,8 @@ class Exporter:
         taken = 0
         async for response in self._answer.responses():
             count = response.lost_events.num_events_lost if response.HasField("lost_events") else 1
-            writer.put(partial(_event, response, self._mask), count)
+            # As JSON, a response is the ExportEvent of the same fields.
+            writer.put(partial(self._mask.applied, response), count)
             taken += 1
             if taken % AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -99,14 +100,3 @@ def _request(settings: ExportSettings) -> Request:
     if settings.end_ns is not None:
         request.until.FromNanoseconds(settings.end_ns)
     return request
-
-
-def _event(response: Response, mask: Mask) -> observer_pb2.ExportEvent:
-    """A response as the file has it: both messages have the same fields, but for the kinds of events."""
-    shown = mask.applied(response)
-    event = observer_pb2.ExportEvent(node_name=shown.node_name, time=shown.time)
-    if shown.HasField("flow"):
-        event.flow.CopyFrom(shown.flow)
-    elif shown.HasField("lost_events"):
-        event.lost_events.CopyFrom(shown.lost_events)
-    return event

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from axoneme.api.hubble.flow import flow_pb2
@@ -31,8 +32,7 @@ CAPACITY: Final = 4_096
 BATCH: Final = 128
 RETRY_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 5.0
-Event = observer_pb2.ExportEvent
-Make = Callable[[], Event]
+Make = Callable[[], Message]
 """Builds an event; called in the thread."""
 
 
@@ -59,7 +59,7 @@ class Lost:
         self.last_ns = now_ns
         self.count += count
 
-    def event(self, node_name: str) -> Event:
+    def event(self, node_name: str) -> observer_pb2.ExportEvent:
         """As a line of the file says it."""
         last = _timestamp(self.last_ns)
         lost = flow_pb2.LostEvent(
@@ -68,7 +68,7 @@ class Lost:
             first=_timestamp(self.first_ns),
             last=last,
         )
-        return Event(lost_events=lost, node_name=node_name, time=last)
+        return observer_pb2.ExportEvent(lost_events=lost, node_name=node_name, time=last)
 
 
 class EventWriter:

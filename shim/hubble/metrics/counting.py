@@ -59,7 +59,7 @@ class FlowCounter:
         needs = reduce(lambda a, b: a | b, (part.contexts.needs for part in parts), Needs())
         if columns.world:
             needs = needs | Needs(frozenset(("destination",)))
-        return Looks(columns, needs)
+        return Looks(columns._replace(direction=columns.direction or needs.direction), needs)
 
     def count(self, flow: flow_pb2.Flow, times: int = 1) -> None:
         """Count a flow that was seen so many times."""

@@ -48,8 +48,10 @@ class Columns(NamedTuple):
     """Type and code."""
     family: bool = False
     """IP version."""
+    passed_port: bool = False
+    """Destination port of what passed and is not a reply."""
     port: bool = False
-    """Destination port of what is not a reply."""
+    """Destination port of what is not a reply, or was dropped."""
     host: bool = False
     """Whether the source is the node itself."""
     world: bool = False

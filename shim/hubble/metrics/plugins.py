@@ -96,7 +96,7 @@ def port_distribution(_: frozenset[str]) -> Plugin:
 
     return Plugin(
         families=(Family("port_distribution", "Packets by destination port.", ("protocol", "port")),),
-        columns=Columns(verdict=True, reply=True, protocol=True, port=True),
+        columns=Columns(verdict=True, reply=True, protocol=True, passed_port=True),
         samples=samples,
     )
 

@@ -78,12 +78,12 @@ def packet_words(store: FlowStore, numbers: Numbers, columns: Columns) -> list[W
 
 def _second_word(store: FlowStore, numbers: Numbers, columns: Columns, take: Callable[[str], Words]) -> Words:
     second = np.zeros(len(numbers), dtype=np.uint64)
-    if columns.icmp or columns.port:
+    if columns.icmp or columns.port or columns.passed_port:
         protocol = take("protocol")
         is_icmp = (protocol == ICMP) | (protocol == ICMPV6)
         wanted = is_icmp if columns.icmp else np.zeros(len(numbers), dtype=np.bool_)
-        if columns.port:
-            wanted = wanted | ~is_icmp & _has_port(take)
+        if columns.port or columns.passed_port:
+            wanted = wanted | ~is_icmp & _has_port(take, passed=not columns.port)
         second |= take("destination_port") * wanted
         second |= (take("tcp_flags") * (wanted & is_icmp)) << np.uint64(16)
     if columns.flags:
@@ -97,10 +97,12 @@ def _second_word(store: FlowStore, numbers: Numbers, columns: Columns, take: Cal
     return second
 
 
-def _has_port(take: Callable[[str], Words]) -> npt.NDArray[np.bool_]:
+def _has_port(take: Callable[[str], Words], *, passed: bool) -> npt.NDArray[np.bool_]:
     """Whether a plugin may count the port: that of a reply is the client's, each time another one."""
-    reply = (take("flags") & np.uint64(record.FLAG_REPLY)) != 0
-    found: npt.NDArray[np.bool_] = ~reply | (take("verdict") == flow_pb2.DROPPED)
+    is_reply, verdict = (take("flags") & np.uint64(record.FLAG_REPLY)) != 0, take("verdict")
+    found: npt.NDArray[np.bool_] = ~is_reply | (verdict == flow_pb2.DROPPED)
+    if passed:
+        found = ~is_reply & ((verdict == flow_pb2.FORWARDED) | (verdict == flow_pb2.REDIRECTED))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Exact accounting: what a reader saw and what it was told it lost is all that was sent, however it paused."""
+"""What a reader saw and what it was told it lost is all that was sent, however it paused."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +16,7 @@ from axoneme.lib.flows.filters import FlowMatcher
 from axoneme.lib.labels import LabelSet
 from axoneme.lib.policy.model import IdentityPeer, Origin, SubjectPolicy
 from shim.flownames import NodeNames
-from shim.flows import ends, record
+from shim.flows import record
 from shim.flows.context import EGRESS, INGRESS
 from shim.flows.decode import FlowDecoder
 from shim.flows.query import FlowQuery
@@ -349,9 +348,6 @@ def test_old_flows_are_called_what_they_were_and_queries_find_them(some: list[St
         assert (flow.source.pod_name, flow.destination.pod_name) == seen.pods
         assert flow.destination.labels == seen.labels[1] or not seen.labels[1]
     check_queries(story)
-    with pytest.MonkeyPatch.context() as patch:  # no name is asked for from before the oldest record
-        patch.setattr(ends, "DISORDER_NS", 0)
-        check_queries(story)
 
 
 def check_queries(story: Story) -> None:

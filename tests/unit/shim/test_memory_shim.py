@@ -13,6 +13,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from axoneme.api.flows.v1 import flows_pb2, flows_pb2_grpc
+from axoneme.api.hubble.flow import flow_pb2
 from axoneme.api.hubble.observer import observer_pb2, observer_pb2_grpc
 from axoneme.api.hubble.peer import peer_pb2, peer_pb2_grpc
 from axoneme.api.node.v1 import node_pb2, node_pb2_grpc
@@ -37,6 +39,7 @@ def test_it_serves_says_what_is_missing_and_stops(
         "policy_targets": ["127.0.0.1:1"],
         "internal_ips": ["192.0.2.1", "2001:db8::1"],
         "state_directory": str(tmp_path / "state"),
+        "flow_spill_directory": str(tmp_path / "flows"),
         "run_directory": str(tmp_path / "run"),
         "ca_file": str(tls.ca),
         "cert_file": str(tls.cert),
@@ -93,6 +96,21 @@ def observe_locally(channel: grpc.Channel, socket_path: Path) -> None:
         observer_pb2.ServerStatusRequest(), timeout=20
     )
     assert status.max_flows
+    events = list(
+        observer_pb2_grpc.ObserverStub(channel).GetAgentEvents(
+            observer_pb2.GetAgentEventsRequest(), timeout=20
+        )
+    )
+    assert events[0].agent_event.type == flow_pb2.AGENT_STARTED
+    assert (
+        0 <= events[0].time.ToNanoseconds() - events[0].agent_event.agent_start.time.ToNanoseconds() < 10**9
+    )
+    addresses = {
+        one.agent_event.ipcache_update.cidr for one in events if one.agent_event.HasField("ipcache_update")
+    }
+    assert addresses >= {"0.0.0.0/0", "::/0"}
+    batches = flows_pb2_grpc.FlowsServiceStub(channel)
+    assert list(batches.StreamFlows(flows_pb2.StreamFlowsRequest(), timeout=20)) == []
     peers = peer_pb2_grpc.PeerStub(channel).Notify(peer_pb2.NotifyRequest(), timeout=0.5)
     with pytest.raises(grpc.RpcError) as ended:
         next(iter(peers))  # no identity service, so no nodes: the stream is silent

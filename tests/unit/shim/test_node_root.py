@@ -101,7 +101,8 @@ class RunningNode:
                 status = self.api.GetNodeStatus(node_pb2.GetNodeStatusRequest(), timeout=2)
             except grpc.RpcError:
                 return None
-            done = len(status.streams) == 3 and all(stream.synced for stream in status.streams)
+            # Three of the services, two of the node's DNS proxy.
+            done = len(status.streams) == 5 and all(stream.synced for stream in status.streams)
             return status if done and not status.problems else None
 
         status = eventually_sync(synced, seconds=60)
@@ -177,14 +178,15 @@ def test_the_shim_holds_no_capability(node: RunningNode, pods: Pods) -> None:
     assert "NoNewPrivs:\t1" in status
 
 
-def test_shim_and_helper_may_die_and_no_packet_is_lost(node: RunningNode, pods: Pods) -> None:
+def test_every_process_may_die_and_no_packet_is_lost(node: RunningNode, pods: Pods) -> None:
     before = node.pids()
     (netns, _), (_, target) = pods["a"], pods["b"]
     command = ["nsenter", f"--net={netns}", "ping", "-c", "150", "-i", "0.05", "-W", "1", target.ips[0]]
     pinging = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     links = sorted(path.name for path in (node.lab.pins / "links").iterdir())
-    for name in ("shim", "helper"):
-        os.kill(before[name], signal.SIGKILL)
+    assert set(before) == {"shim", "helper", "fqdn"}
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
     eventually_sync(lambda: all(node.pids()[name] != before[name] for name in before), seconds=20)
     node.wait_synced()
     assert "150 received" in pinging.communicate(timeout=60)[0]

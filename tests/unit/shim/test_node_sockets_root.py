@@ -77,7 +77,7 @@ class ServicesNode(RunningNode):
                 last[:] = [error]
                 return None
             last[:] = status.problems
-            done = len(status.streams) == 4 and all(stream.synced for stream in status.streams)
+            done = len(status.streams) == 6 and all(stream.synced for stream in status.streams)
             return status if done and not status.problems else None
 
         status = eventually_sync(synced, seconds=60)

@@ -79,6 +79,7 @@ def test_settings_reach_the_helper() -> None:
         masquerade=True,
         socket_lb=True,
         attach="clsact",
+        dns_proxy=True,
     )
     assert protocol.load_request(NetworkSettings()).tunnel_port == 0, "without a tunnel nothing to guard"
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from axoneme.lib.bpf.errors import BpfError
 from services.fqdn.cache import Limits
 from services.fqdn.learner import NameLearner
 from services.fqdn.model import Released
@@ -120,6 +123,106 @@ def test_repeated_answers_cost_no_write_and_still_last_their_ttl(
         assert maps.learned[7, raw("192.0.2.1")][1] >= clock.ns() + int(5.4999 * SECOND)
         clock.now += 0.1
     assert 10 <= maps.writes <= 20
+
+
+def test_names_of_one_address_share_a_write(one: NameLearner, maps: Maps, clock: Clock) -> None:
+    for number in range(50):
+        one.learn(1, ruling(), question(f"n{number}.x"), answer("192.0.2.1", ttl=5))
+        assert maps.learned[7, raw("192.0.2.1")][1] >= clock.ns() + int(5.4999 * SECOND)
+        clock.now += 0.02
+    assert 2 <= maps.writes <= 3
+
+
+def test_an_answer_of_before_moves_lifetimes(one: NameLearner, maps: Maps, clock: Clock) -> None:
+    for name in ("a.x", "b.x", "c.y"):
+        one.learn(1, ruling(), question(name), answer("192.0.2.1", "192.0.2.2", ttl=5))
+    clock.now += 3
+    one.learn(1, ruling(), question("a.x"), answer("192.0.2.1", "192.0.2.2", ttl=5))
+    assert set(maps.learned.values()) == {(102, clock.ns() + 6 * SECOND)}
+    assert list(one.cache.endpoints[7].names)[-1] == question("a.x").name
+    clock.now += 3.1
+    expire_all(one)
+    assert {number for number, _ in maps.learned.values()} == {102}, "without b.x, which expired"
+    assert one.cache.name_count == 1
+    one.learn(1, ruling(), question("c.y"), answer("192.0.2.1", "192.0.2.2", ttl=5))
+    clock.now += 3
+    one.learn(1, ruling(), question("c.y"), answer("192.0.2.1", "192.0.2.2", ttl=5))
+    expire_all(one)
+    assert not maps.learned, "no selector matches the one name that is left"
+    assert one.cache.name_count == 1
+
+
+def test_what_the_kernel_refused_is_tried_again(
+    one: NameLearner, maps: Maps, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(writes: list[LearnedWrite]) -> None:
+        raise BpfError(1, "update", "axoneme_learned")
+
+    one.learn(1, ruling(), question("a.x"), answer("192.0.2.1", ttl=5))
+    for name in ("a.x", "n.x"):  # lasts longer; and has a new name
+        clock.now += 1
+        with monkeypatch.context() as patch:
+            patch.setattr(maps, "write_learned", refuse)
+            one.learn(1, ruling(), question(name), answer("192.0.2.1", ttl=5))
+        assert maps.learned[7, raw("192.0.2.1")][1] < clock.ns() + 6 * SECOND
+        one.learn(1, ruling(), question(name), answer("192.0.2.1", ttl=5))
+        assert maps.learned[7, raw("192.0.2.1")] == (102, clock.ns() + 6 * SECOND)
+    assert one.counts.map_failures == 3, "what could not be prolonged was learned anew at once"
+
+
+TWIN_NAMES = {"a.x": {"a.x", "*.x"}, "b.x": {"*.x"}, "c.y": set[str]()}
+TWIN_ADDRESSES = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+twin_steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.sampled_from(sorted(TWIN_NAMES)),
+            st.lists(st.sampled_from(TWIN_ADDRESSES), min_size=1, max_size=2, unique=True),
+            st.sampled_from([0, 1, 3]),
+        ),
+        st.sampled_from([0.1, 0.3, 0.7, 2.5]),
+        st.integers(0, 1),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=twin_steps)
+def test_the_kernel_has_what_a_plain_twin_has(steps: list[object]) -> None:
+    """Twin: each name's addresses with the latest time that an answer gave them. Tables come and go."""
+    clock, maps = Clock(), Maps()
+    one = learner(maps, clock)
+    tables = [table(ALL), table({number + 100: key for number, key in ALL.items()})]
+    one.replace_table(tables[0])
+    number_of = {frozenset(texts): number for number, (prefix, texts) in ALL.items() if prefix == EVERY4}
+    known: dict[tuple[str, str], int] = {}
+    shift = 0
+    for step in steps:
+        match step:
+            case float():
+                clock.now += step
+            case int():
+                shift = step * 100
+                one.replace_table(tables[step])
+                for _ in one.review():
+                    pass
+            case (str(name), list(addresses), int(ttl)):
+                assert one.learn(1, ruling(), question(name), answer(*addresses, ttl=ttl)) is Released.NOW
+                for address in addresses:
+                    known[name, address] = max(known.get((name, address), 0), clock.ns() + (ttl + 1) * SECOND)
+        expire_all(one)
+        known = {key: lasts for key, lasts in known.items() if lasts > clock.ns()}
+        for address in TWIN_ADDRESSES:
+            lasting = {name: lasts for (name, one_), lasts in known.items() if one_ == address}
+            texts = frozenset().union(*(TWIN_NAMES[name] for name in lasting))
+            found = maps.learned.get((7, raw(address)))
+            if not texts:
+                assert found is None
+                continue
+            assert found is not None
+            assert found[0] == number_of[texts] + shift
+            latest = max(lasts for name, lasts in lasting.items() if TWIN_NAMES[name])
+            assert found[1] >= latest - SECOND // 2
 
 
 def test_min_ttl_and_a_ttl_of_zero(maps: Maps, clock: Clock) -> None:

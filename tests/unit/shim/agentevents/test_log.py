@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -34,7 +35,7 @@ def filled(times: list[int], capacity: int = 100) -> tuple[AgentEventLog, Clock]
     """Event n (from 1) happened at the nth time."""
     clock = Clock()
     log = AgentEventLog(capacity, clock_ns=clock)
-    for number, clock.now_ns in enumerate(times, start=1):  # noqa: B020
+    for number, clock.now_ns in enumerate(times, start=1):
         log.add(partial(numbered, number))
     return log, clock
 
@@ -57,7 +58,7 @@ async def read(log: AgentEventLog, **fields: Any) -> list[int]:
 
 
 @given(
-    st.lists(st.integers(0, 3), max_size=12).map(lambda steps: [sum(steps[: at + 1]) for at in range(len(steps))]),
+    st.lists(st.integers(0, 3), max_size=12).map(lambda steps: list(accumulate(steps))),
     st.sampled_from([3, 100]),
     st.sampled_from([0, 1, 2, 5, 2**64 - 1]),
     st.booleans(),

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from google.protobuf.wrappers_pb2 import UInt32Value
+
 from axoneme.api.hubble.flow import flow_pb2
 from axoneme.api.hubble.observer import observer_pb2
 from axoneme.lib.policy.model import AnyPeer, Origin, one_port
@@ -152,7 +154,7 @@ def test_addresses() -> None:
     assert second.ipcache_update == flow_pb2.IPCacheNotification(
         cidr="10.1.0.12/32",
         identity=20102,
-        old_identity={"value": 4},
+        old_identity=UInt32Value(value=4),
         host_ip="192.0.2.1",
         old_host_ip="192.0.2.9",
         encrypt_key=3,

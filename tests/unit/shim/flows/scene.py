@@ -77,6 +77,9 @@ class Scene:
     def names_revision(self) -> int:
         return 0
 
+    def named_addresses(self) -> tuple[bytes, ...]:
+        return (NAMED,)
+
     def has_names(self, endpoint_id: int, address: bytes) -> bool:
         return address == NAMED
 

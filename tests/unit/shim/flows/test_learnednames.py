@@ -35,6 +35,9 @@ class Learned:
     def __init__(self) -> None:
         self.history = History[tuple[int, bytes], tuple[str, ...]](max_ended=64)
 
+    def addresses(self) -> set[bytes]:
+        return {address for _, address in self.history}
+
     def knows(self, endpoint_id: int, address: bytes) -> bool:
         return (endpoint_id, address) in self.history
 
@@ -64,6 +67,9 @@ class LearningScene(Scene):
     @property
     def names_revision(self) -> int:
         return self.names_of.names_revision
+
+    def named_addresses(self) -> tuple[bytes, ...]:
+        return tuple(self.names_of.named_addresses())
 
     def has_names(self, endpoint_id: int, address: bytes) -> bool:
         return self.names_of.has_names(endpoint_id, address)

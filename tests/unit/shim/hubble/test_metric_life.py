@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from ipaddress import ip_address
 
 from axoneme.lib.tasks import TaskScope
@@ -16,6 +16,10 @@ SECOND = 1_000_000_000
 
 def sources(scene: MetricScene) -> set[str]:
     return {labels[0] for _, labels in values(scene.counter)}
+
+
+def counted(scene: MetricScene, number: int) -> bool:
+    return sum(values(scene.counter).values()) == number
 
 
 async def pass_seconds(scene: MetricScene, seconds: int) -> None:
@@ -108,8 +112,7 @@ async def test_it_follows_until_it_is_stopped() -> None:
             scene.lookups.add([answer()], 0)
             await eventually(lambda: clock.sleepers == 1)
             clock.advance(1.0)
-            await eventually(lambda n=round_number: sum(values(scene.counter).values()) == 4 * n)
-            await asyncio.sleep(0)
+            await eventually(partial(counted, scene, 4 * round_number))
 
 
 async def test_only_what_somebody_counts_is_looked_at() -> None:
@@ -118,3 +121,31 @@ async def test_only_what_somebody_counts_is_looked_at() -> None:
     steps = scene.follower._lanes[0].counter.count(0, 1)
     assert list(steps) == []
     assert not values(scene.counter)
+
+
+def swept(scene: MetricScene, seconds: float, *, lives: bool) -> int:
+    """Series after one look at all pods."""
+    for _ in scene.counter.table.sweep(seconds, lambda *_: lives):
+        pass
+    return len(scene.counter.table)
+
+
+async def test_a_pod_that_was_away_for_a_moment_has_its_minute_again() -> None:
+    scene = MetricScene(["flows-per-pod:destinationContext=pod"])
+    scene.feed.append(event())
+    await scene.follower.step()
+    assert swept(scene, 100, lives=False) == 1
+    assert swept(scene, 130, lives=True) == 1
+    assert swept(scene, 150, lives=False) == 1
+    assert swept(scene, 209, lives=False) == 1
+    assert swept(scene, 210, lives=False) == 0
+
+
+async def test_after_series_were_dropped_counting_begins_anew() -> None:
+    scene = MetricScene(["flows-per-pod:destinationContext=pod"])
+    for expected in (1, 1):
+        scene.feed.append(event())
+        await scene.follower.step()
+        assert list(values(scene.counter).values()) == [expected]
+        swept(scene, 100, lives=False)
+        assert swept(scene, 160, lives=False) == 0

@@ -24,6 +24,7 @@ class Desk:
     """Lookups with fakes around, and one route; `replies` are what the client got."""
 
     lookups: Lookups
+    judge: NameJudge
     learner: NoteLearner
     sink: NoteSink
     replies: list[bytes] = field(default_factory=list)
@@ -40,11 +41,11 @@ class Desk:
 
 
 def desk(random_bytes: Callable[[int], bytes] = os.urandom, settings: ProxySettings | None = None) -> Desk:
-    learner, sink = NoteLearner(), NoteSink()
+    judge, learner, sink = NameJudge(), NoteLearner(), NoteSink()
     lookups = Lookups(
-        settings or ProxySettings(), NameJudge(), learner, sink, Counters(), random_bytes=random_bytes
+        settings or ProxySettings(), judge, learner, sink, Counters(), random_bytes=random_bytes
     )
-    return Desk(lookups, learner, sink)
+    return Desk(lookups, judge, learner, sink)
 
 
 def asked(one: Desk, route: Route, message: bytes, now: float = NOW) -> bytes:
@@ -78,6 +79,40 @@ def test_a_denied_query_is_answered_at_once(rcode: int) -> None:
     assert reply[3] & 15 == rcode
     assert one.counters.denied == 1
     assert one.sink.requests[0][2] is Verdict.DENIED
+
+
+def test_a_standing_holds_for_a_moment_and_while_the_rules_are_the_same() -> None:
+    one = desk()
+    judge, route = one.judge, one.route()
+    for later in (0.0, 0.002, 0.005):
+        asked(one, route, query(1, "ok"), NOW + later)
+    assert judge.asked == 1
+    asked(one, route, query(1, "ok"), NOW + 0.006)
+    assert judge.asked == 2
+    judge.table = object()
+    judge.word = b"other"
+    assert one.lookups.ask(route, query(1, "ok"), NOW + 0.006) is None
+    assert judge.asked == 3
+
+
+def test_who_may_ask_nothing_is_looked_at_each_time() -> None:
+    one = desk()
+    one.judge.lasting = False
+    route = one.route()
+    for _ in range(3):
+        assert one.lookups.ask(route, query(1, "no"), NOW) is None
+    assert one.judge.asked == 3
+    assert len(one.replies) == 3
+
+
+def test_what_nobody_watches_is_counted_and_what_went_wrong_is_told() -> None:
+    one = desk()
+    one.sink.watched = False
+    route = one.route()
+    one.lookups.take(route, answer(asked(one, route, query(1, "ok")), ADDRESS), NOW)
+    assert (one.sink.unseen, one.sink.requests, one.sink.responses) == (1, [], [])
+    one.lookups.ask(route, query(1, "no"), NOW)
+    assert [verdict for _, _, verdict, _ in one.sink.requests] == [Verdict.DENIED]
 
 
 def test_ids_in_use_are_passed_over() -> None:
