@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 NO_LAB = "no lab is running: `axoneme lab up` starts one"
-CHAPTERS = ("policy", "all")
+CHAPTERS = ("policy", "dns", "all")
 
 
 @click.group(short_help="A laboratory on this machine: clusters, nodes and pods as network namespaces.")
@@ -199,7 +199,7 @@ def env(cluster_name: str) -> None:
 
 
 @lab.command()
-@click.option("--chapter", type=click.Choice(CHAPTERS), default="policy", help="Which story (policy).")
+@click.option("--chapter", type=click.Choice(CHAPTERS), default="policy", help="Which story.")
 def demo(chapter: str) -> None:
     """Tell a story of real packets: starts the lab when none runs, and leaves it up.
 

@@ -259,9 +259,10 @@ async def test_another_replica_takes_over(policy_store: Store, tls_files: Callab
             await told.until(lambda rules: rules["subject:300"].digest == digest)
 
 
-async def test_a_host_has_rules_by_the_name_of_its_node(policy_service: RunningPolicy) -> None:
+@pytest.mark.parametrize("address", ["10.1.0.1", "fd00:10:1::1"])
+async def test_a_host_has_rules_by_the_name_of_its_node(policy_service: RunningPolicy, address: str) -> None:
     """Without the host firewall none: the interest is heard and nothing comes of it."""
-    await policy_service.add_node("node1", "10.1.0.1", role="edge")
+    await policy_service.add_node("node1", address, role="edge")
     async with proxy_of(policy_service) as (client, told):
         await client.change_interest(["host:node1"])
         await client.wait_synced()

@@ -206,6 +206,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_LOCAL_IDENTITIES_EXHAUSTED: _ErrorReason.ValueType  # 156
     """No node-local identity is left for addresses that were learned from names. Use fewer overlapping patterns."""
+    ERROR_REASON_SLOW_READER: _ErrorReason.ValueType  # 171
+    """The client took too little of what a stream had for it, for too long; the stream was cut. Read faster, or ask for less."""
     ERROR_REASON_NO_NODE_AVAILABLE: _ErrorReason.ValueType  # 170
     """No node could be asked for flows. GetNodes says why for each of them."""
 
@@ -399,6 +401,8 @@ again when the proxy says so.
 """
 ERROR_REASON_LOCAL_IDENTITIES_EXHAUSTED: ErrorReason.ValueType  # 156
 """No node-local identity is left for addresses that were learned from names. Use fewer overlapping patterns."""
+ERROR_REASON_SLOW_READER: ErrorReason.ValueType  # 171
+"""The client took too little of what a stream had for it, for too long; the stream was cut. Read faster, or ask for less."""
 ERROR_REASON_NO_NODE_AVAILABLE: ErrorReason.ValueType  # 170
 """No node could be asked for flows. GetNodes says why for each of them."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

@@ -11,6 +11,7 @@ from shim.dns.order import RedirectOrder
 from tests.unit.services.fqdn.test_rules import rule, rules_of
 
 KEY = ("0.0.0.0/0", frozenset({"a.x"}))
+KEY6 = ("::/0", frozenset({"a.x"}))
 ONE, TWO = (rules_of(rule(AnyPeer(), FqdnDefinition(text))) for text in ("a.x", "b.x"))
 
 
@@ -21,7 +22,7 @@ def opened(sync: RedirectSync, woken: list[int] | None = None) -> RedirectSessio
 def test_a_new_session_is_told_everything_once() -> None:
     book = RuleBook()
     book.set_rules("subject:1", ONE)
-    asked = [KEY]
+    asked = [KEY, KEY6]
     sync = RedirectSync(book, lambda: asked)
     sync.applied(4)
     session = opened(sync)
@@ -30,7 +31,12 @@ def test_a_new_session_is_told_everything_once() -> None:
     assert sync.on_snapshot(session, {"subject:2": b"", "subject:1": ONE.digest})
     assert sync.connected
     assert sync.subjects == {"subject:1", "subject:2"}
-    assert session.take(53) == [Ready({"subject:1": ONE.digest}, True, 53), Applied(4), Wanted(KEY)]
+    assert session.take(53) == [
+        Ready({"subject:1": ONE.digest}, True, 53),
+        Applied(4),
+        Wanted(KEY),
+        Wanted(KEY6),
+    ]
     assert session.take(53) == []
 
 
@@ -46,10 +52,15 @@ def test_changes_are_merged_until_they_are_sent() -> None:
         sync.rules_changed(["subject:1"])
     sync.applied(1)
     sync.applied(2)
-    sync.want([KEY])
-    sync.want([KEY])
+    sync.want([KEY, KEY6])
+    sync.want([KEY, KEY6])
     assert woken
-    assert session.take(0) == [Ready({"subject:1": TWO.digest}, False, 0), Applied(2), Wanted(KEY)]
+    assert session.take(0) == [
+        Ready({"subject:1": TWO.digest}, False, 0),
+        Applied(2),
+        Wanted(KEY),
+        Wanted(KEY6),
+    ]
     book.remove("subject:1")
     sync.rules_changed(["subject:1"])
     assert session.take(53) == [Ready({"subject:1": b""}, False, 53)], "and the port, when it is another"

@@ -19,7 +19,7 @@ from tests.unit.services.fqdn.parts import Clock, Maps, answer, learner, questio
 
 PER_SECOND, BASE, FRESH_PER_HOUR, TTL = 200, 10_000, 10_000, 5
 SOAK = os.environ.get("AXONEME_TEST_PROFILE") == "soak"
-MINUTES = 12 * 60 if SOAK else 3
+MINUTES = 4 * 60 if SOAK else 2
 WARM_MINUTES = 60 if SOAK else 1
 
 

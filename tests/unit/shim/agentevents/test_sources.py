@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from axoneme.api.hubble.flow import flow_pb2
@@ -128,35 +129,39 @@ def test_a_large_subject_counts_as_changed_whole() -> None:
     assert kinds(watched.of("POLICY")) == ["POLICY_UPDATED"]
 
 
-def test_addresses() -> None:
+@pytest.mark.parametrize(
+    ("prefix", "node", "other"),
+    [("10.1.0.12/32", "192.0.2.1", "192.0.2.9"), ("fd00:10:1::12/128", "2001:db8::1", "2001:db8::9")],
+)
+def test_addresses(prefix: str, node: str, other: str) -> None:
     watched = Watched()
     merge = watched.node.ipcache.merge
     merge.drain()
     told(watched.log)
     strong = Contribution(
         rank=Rank.IDENTITY,
-        value=IpcacheValue(identity=20102, tunnel_endpoint="192.0.2.1", encryption_key=3),
+        value=IpcacheValue(identity=20102, tunnel_endpoint=node, encryption_key=3),
         namespace="shop",
         pod_name="api-1",
     )
-    weak = Contribution(rank=Rank.CIDR, value=IpcacheValue(identity=4, tunnel_endpoint="192.0.2.9"))
-    merge.put("10.1.0.12/32", weak)
+    weak = Contribution(rank=Rank.CIDR, value=IpcacheValue(identity=4, tunnel_endpoint=other))
+    merge.put(prefix, weak)
     merge.drain()
-    merge.put("10.1.0.12/32", strong)
+    merge.put(prefix, strong)
     merge.drain()
-    merge.put("10.1.0.12/32", strong)
+    merge.put(prefix, strong)
     merge.drain()
-    merge.remove("10.1.0.12/32", Rank.IDENTITY)
-    merge.remove("10.1.0.12/32", Rank.CIDR)
+    merge.remove(prefix, Rank.IDENTITY)
+    merge.remove(prefix, Rank.CIDR)
     merge.drain()
     first, second, gone = told(watched.log)
     assert not first.ipcache_update.HasField("old_identity")
     assert second.ipcache_update == flow_pb2.IPCacheNotification(
-        cidr="10.1.0.12/32",
+        cidr=prefix,
         identity=20102,
         old_identity=UInt32Value(value=4),
-        host_ip="192.0.2.1",
-        old_host_ip="192.0.2.9",
+        host_ip=node,
+        old_host_ip=other,
         encrypt_key=3,
         namespace="shop",
         pod_name="api-1",
