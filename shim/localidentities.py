@@ -24,10 +24,9 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from axoneme.lib import identities
-from axoneme.lib.labels import FQDN, Label, LabelSet
-from axoneme.lib.policy.cidrlabels import cidr_label
+from axoneme.lib.labels import LabelSet
+from axoneme.lib.policy.locallabels import WORLDS, local_labels
 
-_WORLDS: Final = {4: identities.WORLD_IPV4, 6: identities.WORLD_IPV6}
 _NUMBERS: Final = range(identities.LOCAL_SCOPE, identities.LOCAL_SCOPE << 1)
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 _MAX_ENDED: Final = 16_384
@@ -53,7 +52,7 @@ class LocalIdentities:
 
     def __init__(self, first: int = _NUMBERS.start) -> None:
         self.revision = 0
-        self._labels: dict[int, LabelSet] = {n: identities.RESERVED[n][1] for n in _WORLDS.values()}
+        self._labels: dict[int, LabelSet] = {n: identities.RESERVED[n][1] for n in WORLDS.values()}
         self._entries: dict[LocalKey, _Entry] = {}
         self._used: set[int] = set()
         self._ended: OrderedDict[int, LabelSet] = OrderedDict()
@@ -75,7 +74,7 @@ class LocalIdentities:
         if entry is not None:
             return None if entry.retired else entry.number
         network = ipaddress.ip_network(prefix)
-        return _WORLDS[network.version] if not names and not network.prefixlen else None
+        return WORLDS[network.version] if not names and not network.prefixlen else None
 
     def wanted_prefixes(self) -> frozenset[str]:
         """Prefixes that are told apart, or will be."""
@@ -114,7 +113,9 @@ class LocalIdentities:
         for key in sorted(fresh, key=_order):
             known = self._entries.get(key)
             number = known.number if known else self._next_free()
-            entry = _Entry(number, known.labels if known else _labels_of(key), self.revision)
+            entry = _Entry(
+                number, known.labels if known else local_labels(key.prefix, key.names), self.revision
+            )
             self._entries[key] = entry
             self._labels[number] = entry.labels
             self._used.add(number)
@@ -179,7 +180,7 @@ class LocalIdentities:
             key = LocalKey(prefix, frozenset(names))
             known = number in listed if key.names else held(prefix, number)
             since = 0 if known else self.revision
-            self._entries[key] = _Entry(number, _labels_of(key), since)
+            self._entries[key] = _Entry(number, local_labels(prefix, names), since)
             self._labels[number] = self._entries[key].labels
             self._used.add(number)
         self._wanted_prefixes = {key for key in self._entries if not key.names}
@@ -210,16 +211,6 @@ def has_own_number(prefix: str) -> bool:
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
         return False
     return network.prefixlen > 0
-
-
-def _labels_of(key: LocalKey) -> LabelSet:
-    network = ipaddress.ip_network(key.prefix)
-    labels = [*identities.RESERVED[_WORLDS[network.version]][1]]
-    if network.prefixlen:
-        labels.append(cidr_label(key.prefix))
-    labels += [Label(FQDN, name, "") for name in key.names]
-    # Not LabelSet.of: its limits are for what etcd stores, and an address may have any number of names.
-    return LabelSet(tuple(sorted(labels, key=lambda label: label.key)))
 
 
 def _order(key: LocalKey) -> tuple[str, list[str]]:

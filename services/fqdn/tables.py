@@ -18,14 +18,13 @@ from typing import Any, Final
 
 from axoneme.lib import identities
 from axoneme.lib.dns.index import NameIndex
-from axoneme.lib.labels import FQDN, Label, LabelSet
-from axoneme.lib.policy.cidrlabels import cidr_label
+from axoneme.lib.dns.prefixes import PrefixFinder
+from axoneme.lib.labels import LabelSet
+from axoneme.lib.policy.locallabels import local_labels
 from axoneme.lib.policy.model import FqdnDefinition
 
 VERSION: Final = 1
 Key = tuple[str, frozenset[str]]
-_EVERY: Final = {4: "0.0.0.0/0", 16: "::/0"}
-_WORLD: Final = {4: identities.WORLD_IPV4, 6: identities.WORLD_IPV6}
 
 
 class IdentityTable:
@@ -42,9 +41,9 @@ class IdentityTable:
         self.selectors = tuple(sorted(set(selectors), key=lambda one: (one.text, one.pattern)))
         self.keys = dict(identities_ or {})
         self._index = NameIndex(self.selectors)
-        self._prefixes = _Prefixes(prefixes)
+        self._prefixes = PrefixFinder(prefixes)
         self._numbers = {key: number for number, key in self.keys.items() if key[1]}
-        self._labels = {number: _labels_of(*key) for number, key in self.keys.items()}
+        self._labels = {number: local_labels(*key) for number, key in self.keys.items()}
         self._sets: dict[frozenset[str], frozenset[str]] = {}
         self._subsets: dict[Key, int] = {}
 
@@ -80,7 +79,7 @@ class IdentityTable:
 
     def prefix_of(self, address: bytes) -> str:
         """The longest named prefix around an address of 4 or 16 bytes, else /0 of its family."""
-        return self._prefixes.around(address)
+        return self._prefixes.find(address)
 
     def number_of(self, prefix: str, names: frozenset[str]) -> int | None:
         """The number of exactly this set."""
@@ -110,36 +109,3 @@ class IdentityTable:
     def numbers_with(self, text: str) -> list[int]:
         """Numbers that carry the label of a selector, in order."""
         return sorted(number for (_, names), number in self._numbers.items() if text in names)
-
-
-class _Prefixes:
-    """Longest match by one look-up per prefix length that is used."""
-
-    def __init__(self, prefixes: Iterable[str]) -> None:
-        self._by_length: dict[int, dict[int, dict[int, str]]] = {4: {}, 16: {}}
-        for text in prefixes:
-            network = ipaddress.ip_network(text)
-            size = len(network.network_address.packed)
-            shift = network.max_prefixlen - network.prefixlen
-            of_length = self._by_length[size].setdefault(shift, {})
-            of_length[int(network.network_address) >> shift] = str(network)
-        self._shifts = {size: sorted(lengths.items()) for size, lengths in self._by_length.items()}
-
-    def around(self, address: bytes) -> str:
-        shifts = self._shifts[len(address)]
-        if shifts:
-            number = int.from_bytes(address, "big")
-            for shift, of_length in shifts:
-                if (found := of_length.get(number >> shift)) is not None:
-                    return found
-        return _EVERY[len(address)]
-
-
-def _labels_of(prefix: str, names: Iterable[str]) -> LabelSet:
-    """As the shim has them: the world of the family, the prefix, the names."""
-    network = ipaddress.ip_network(prefix)
-    labels = [*identities.RESERVED[_WORLD[network.version]][1]]
-    if network.prefixlen:
-        labels.append(cidr_label(prefix))
-    labels += [Label(FQDN, name, "") for name in names]
-    return LabelSet(tuple(sorted(labels, key=lambda label: label.key)))

@@ -18,12 +18,11 @@ them into line when it connects, before any number is used again.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from axoneme.lib.bpf.maps import BpfMap
-from shim.dns.identities import WORLDS
+from axoneme.lib.dns.prefixes import PrefixFinder
 from shim.dns.table import IdentityTable
 from shim.localidentities import LocalKey
 from shim.maps import base
@@ -83,40 +82,15 @@ class LearnedAddresses:
 def sweep_of(table: IdentityTable, entries: Iterable[tuple[bytes, bytes]]) -> Sweep:
     """Entries under a number that the table lacks go; those inside another prefix move to its number."""
     names_of = {number: key.names for key, number in table.named.items()}
-    around = Prefixes(table.prefixes)
+    around = PrefixFinder(table.prefixes)
     updates, deletions = [], []
     for raw_key, raw in entries:
         entry = LearnedEntry.unpack(raw)
         names = names_of.get(entry.identity)
-        address = LearnedKey.unpack(raw_key).address
-        number = table.numbers.get(LocalKey(around.longest(address), names)) if names else None
+        address = base.address_from_bytes(LearnedKey.unpack(raw_key).address)
+        number = table.numbers.get(LocalKey(around.find(address.packed), names)) if names else None
         if number is None:
             deletions.append(raw_key)
         elif number != entry.identity:
             updates.append((raw_key, LearnedEntry(number, entry.expiry_ns).pack()))
     return Sweep(updates, deletions)
-
-
-class Prefixes:
-    """Finds the longest of a set of prefixes around an address."""
-
-    def __init__(self, prefixes: Iterable[str]) -> None:
-        self._by_length: dict[int, dict[int, dict[int, str]]] = {4: {}, 6: {}}
-        for text in prefixes:
-            network = ipaddress.ip_network(text)
-            start = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
-            by_start = self._by_length[network.version].setdefault(network.prefixlen, {})
-            by_start[start] = text
-        self._lengths: Mapping[int, list[int]] = {
-            version: sorted(lengths, reverse=True) for version, lengths in self._by_length.items()
-        }
-
-    def longest(self, raw: bytes) -> str:
-        """Of 16 bytes; the /0 of its family where there is none."""
-        address = base.address_from_bytes(raw)
-        number, bits = int(address), address.max_prefixlen
-        for length in self._lengths[address.version]:
-            found = self._by_length[address.version][length].get(number >> (bits - length))
-            if found is not None:
-                return found
-        return WORLDS[address.version == 6]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import stat
 from pathlib import Path
@@ -13,7 +12,7 @@ from axoneme.lib.dns.sets import SetTable, possible_sets
 from axoneme.lib.errors import InvalidArgument, ResourceExhausted
 from axoneme.lib.policy.model import FqdnDefinition
 from shim.dns.identities import MAX_AHEAD, NameIdentities
-from shim.dns.learned import Prefixes, sweep_of
+from shim.dns.learned import sweep_of
 from shim.dns.table import IdentityFile, IdentityTable
 from shim.localidentities import LocalIdentities, LocalKey
 from shim.maps import base
@@ -229,11 +228,3 @@ def test_a_sweep_moves_what_is_inside_a_prefix(v: int) -> None:
     assert steps == ([(inside, entry(12))], [])
     assert sweep_of(table, [(inside, entry(12)), (outside, entry(12))]) == ([(outside, entry(11))], [])
     assert sweep_of(table, [(inside, entry(99)), (outside, entry(10))]) == ([], [inside, outside])
-
-
-@pytest.mark.parametrize("v", [4, 6])
-def test_the_longest_prefix_counts(v: int) -> None:
-    longer = {4: "10.1.0.0/16", 6: "2001:db8:0::/48"}[v]
-    around = Prefixes([PREFIX[v], str(ipaddress.ip_network(longer))])
-    assert around.longest(base.address_bytes(INSIDE[v])) == str(ipaddress.ip_network(longer))
-    assert around.longest(base.address_bytes(OUTSIDE[v])) == WORLD[v]
