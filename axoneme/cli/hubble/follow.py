@@ -14,7 +14,7 @@ from typing import Final
 from axoneme.api.hubble.observer import observer_pb2
 from axoneme.cli.causes import connection_failure
 from axoneme.cli.hubble.flowstream import FlowStream
-from axoneme.lib.errors import AxonemeError
+from axoneme.lib.errors import AxonemeError, Unavailable
 from axoneme.lib.flows.resuming import Resumption
 
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.2, 5.0
@@ -57,9 +57,13 @@ class Follow:
                     fresh = [response for data in batch if (response := self._fresh(data)) is not None]
                     if fresh:
                         yield fresh
-                return
             except AxonemeError as error:
                 self._lost(error)
+            else:
+                if not self._connected:
+                    return
+                # Nobody ends a followed query but who stops.
+                self._lost(Unavailable("the server ended the stream"))
             self._sleep(self._pause())
             self._stream.server.move_on()
             request = self._continued()
