@@ -99,6 +99,8 @@ class Core:
             table = IdentityTable.read(path)
         except (OSError, ValueError) as error:
             logger.warning("identities not read", extra={log.ERROR: log.clip(error)})
+            # Before the first table nothing says what the kernel's numbers stand for.
+            self.learner.table_unreadable = self.identities_read_ns < 0
             return False
         known, self.identities_read_ns = self.identities_read_ns, stamp
         if stamp == known and table.revision == self.learner.table.revision:

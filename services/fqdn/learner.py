@@ -112,6 +112,7 @@ class NameLearner:
         self.cache = NameCache(settings.limits)
         self.counts = LearnerCounts()
         self.table = IdentityTable()
+        self.table_unreadable = False  # then what the kernel holds stays as it is
         self.changed: set[tuple[int, bytes]] = set()
         self.wanted: deque[Key] = deque(maxlen=MAX_WANTED)
         self.on_wanted: Callable[[], None] = lambda: None
@@ -249,6 +250,12 @@ class NameLearner:
         writes: list[tuple[CachedAddress, LearnedWrite]] = []
         gone: list[CachedAddress] = []
         missing: set[Key] = set()
+        if self.table_unreadable:
+            left = [one for one in touched if one.number and not one.names]
+            self._estrange(
+                LearnedWrite(one.endpoint_id, one.address, one.number, one.written_ns) for one in left
+            )
+            return missing, True
         try:
             for one in touched:
                 self.changed.add((one.endpoint_id, one.address))
@@ -339,7 +346,7 @@ class NameLearner:
     def replace_table(self, table: IdentityTable) -> None:
         """Learns by another table from here on; `review` then brings the kernel after it."""
         with self.lock:
-            self.table = table
+            self.table, self.table_unreadable = table, False
             self._asked.clear()
             self._refused.clear()
 
@@ -355,6 +362,8 @@ class NameLearner:
 
     def review(self) -> Iterator[None]:
         """Walks through everything that is known, slice by slice, and settles it anew."""
+        if self.table_unreadable:
+            return
         for part in self.slices():
             with self.lock:
                 for endpoint_id, name in part:

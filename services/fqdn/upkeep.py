@@ -131,6 +131,8 @@ class Upkeep:
                 continue
 
     async def _review(self) -> None:
+        if self._core.learner.table_unreadable:
+            return
         revision = self._core.learner.table.revision
         self._hot.wake()
         for _ in self._core.learner.review():
